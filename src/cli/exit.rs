@@ -19,9 +19,8 @@ impl From<u8> for ExitCode {
     }
 }
 
-/// Ends the process at once, as _exit(2) does: the exit handlers of C libraries do not run. OpenSSL's frees what the threads of a
-/// client of Kafka may still use, and the process would end with SIGSEGV instead of this code. What the process prints
-/// is written by then: `output` and the log hold nothing back.
+/// Ends the process with _exit(2), which does not run the exit handlers of C libraries. OpenSSL's handler frees memory that other
+/// threads may still use, and the process would end with SIGSEGV. No output is lost: neither `output` nor the log buffers any.
 pub(super) fn end(code: ExitCode) -> ! {
     signal_hook::low_level::exit(i32::from(code.0))
 }

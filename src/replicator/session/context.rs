@@ -370,8 +370,7 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// The index of the tenant; `None` if it is not configured.
     pub(crate) fn index_of(&self, tenant: &TenantId) -> Option<TenantIdx> {
-        let is_it = |handle: &TenantHandle| handle.tenant.id == *tenant && !handle.retired.is_cancelled();
-        self.tenants.all().iter().find(|(_, handle)| is_it(handle)).map(|(index, _)| index)
+        self.tenants.index_of(tenant)
     }
 
     /// Hands a request to the tenant's worker, unless it is known already. Returns whether it is done: one that only wakes the

@@ -2,7 +2,7 @@
 //! within the session.
 
 use crate::config::Tenant;
-use crate::model::{ByTenant, ExtraRows, TenantIdx};
+use crate::model::{ByTenant, ExtraRows, TenantId, TenantIdx};
 use crate::replicator::session::row_requests::RowRequests;
 use crate::route::{Mailbox, Memory};
 use crate::state::{Pause, RequestId, TenantRow, TenantState};
@@ -10,6 +10,7 @@ use crate::status::metrics::TenantCounts;
 use crate::status::progress_handle::ProgressHandle;
 use crate::status::view::{PauseView, TenantView};
 use crate::sync::lock;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -263,6 +264,8 @@ impl TenantHandle {
 /// All handles by their index, also the retired ones.
 pub(crate) struct TenantRegistry {
     all: Mutex<Arc<ByTenant<Arc<TenantHandle>>>>,
+    /// The handles that are not retired.
+    current: Mutex<HashMap<TenantId, TenantIdx>>,
     /// Notified when a handle is added or retired.
     pub(crate) changed: Notify,
 }
@@ -270,11 +273,17 @@ pub(crate) struct TenantRegistry {
 impl TenantRegistry {
     pub(crate) fn new(handles: Vec<TenantHandle>) -> TenantRegistry {
         // `collect` would keep the memory of the vector of handles for that of their pointers.
-        let mut all = ByTenant::default();
+        let (mut all, mut current) = (ByTenant::default(), HashMap::new());
         for handle in handles {
-            all.push(Arc::new(handle));
+            let id = handle.tenant.id.clone();
+            current.insert(id, all.push(Arc::new(handle)));
         }
-        TenantRegistry { all: Mutex::new(Arc::new(all)), changed: Notify::new() }
+        TenantRegistry { all: Mutex::new(Arc::new(all)), current: Mutex::new(current), changed: Notify::new() }
+    }
+
+    /// The index of the tenant's handle, unless it is retired.
+    pub(crate) fn index_of(&self, tenant: &TenantId) -> Option<TenantIdx> {
+        lock(&self.current).get(tenant).copied()
     }
 
     /// The current list. The same `Arc` is returned until a handle is added or retired.
@@ -289,7 +298,9 @@ impl TenantRegistry {
     /// Adds a handle and returns its index.
     pub(crate) fn add(&self, handle: TenantHandle) -> TenantIdx {
         let mut all = self.lock();
+        let id = handle.tenant.id.clone();
         let index = Arc::make_mut(&mut all).push(Arc::new(handle));
+        lock(&self.current).insert(id, index);
         drop(all);
         self.changed.notify_one();
         index
@@ -299,6 +310,12 @@ impl TenantRegistry {
     pub(crate) fn retire(&self, index: TenantIdx) {
         let mut all = self.lock();
         all[index].retired.cancel();
+        // Another handle of the tenant may follow it already.
+        let mut current = lock(&self.current);
+        if current.get(&all[index].tenant.id) == Some(&index) {
+            current.remove(&all[index].tenant.id);
+        }
+        drop(current);
         // A new `Arc`, so that the reader notices the change.
         *all = Arc::new((**all).clone());
         drop(all);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(5);
-/// A failure is logged again after a session that was older than this.
+/// A failure after a session of at least this age is logged again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// The attempts since the last progress.
@@ -23,7 +23,7 @@ impl Attempts {
     /// A session of this age ended. Only progress resets the pauses: a session that only lasted long may fail at the same
     /// message again.
     pub(super) fn session_ended(&mut self, age: Duration, has_progressed: bool) {
-        if age > STABLE_AFTER || has_progressed {
+        if age > STABLE_AFTER {
             self.logged = None;
         }
         if has_progressed {
@@ -63,13 +63,11 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_failure_is_logged_again_only_after_progress_or_a_long_session_or_another_reason() {
+    fn a_repeated_failure_is_logged_again_only_after_a_long_session_or_another_reason() {
         let mut attempts = Attempts::new();
         assert!(attempts.is_news("a"));
-        attempts.session_ended(STABLE_AFTER, false);
+        attempts.session_ended(STABLE_AFTER, true);
         assert!(!attempts.is_news("a"));
-        attempts.session_ended(Duration::ZERO, true);
-        assert!(attempts.is_news("a"));
         attempts.session_ended(HOUR, false);
         assert!(attempts.is_news("a"));
         assert!(attempts.is_news("b"));

@@ -8,6 +8,7 @@ use crate::sync::lock;
 use crate::tee::kafka::{CommitKind, Done, Job};
 use crate::tee::{Batch, Encoder, Owner};
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -50,6 +51,8 @@ pub(crate) struct PublishProgress {
     done: watch::Receiver<Done>,
     /// Wakes what reports the positions.
     pub(crate) news: Arc<Notify>,
+    /// Whether the failure of the last session is not overcome yet.
+    pub(crate) is_failing: AtomicBool,
     state: Mutex<ProgressState>,
 }
 
@@ -75,7 +78,7 @@ struct ProgressState {
 }
 
 impl PublishProgress {
-    pub(crate) fn new(done: watch::Receiver<Done>, published: Lsn) -> PublishProgress {
+    pub(crate) fn new(done: watch::Receiver<Done>, published: Lsn, is_failing: bool) -> PublishProgress {
         let state = ProgressState {
             received: published,
             published,
@@ -84,7 +87,12 @@ impl PublishProgress {
             busy_since: Instant::now(),
             acknowledged: Instant::now(),
         };
-        PublishProgress { done, news: Arc::new(Notify::new()), state: Mutex::new(state) }
+        PublishProgress {
+            done,
+            news: Arc::default(),
+            is_failing: AtomicBool::new(is_failing),
+            state: Mutex::new(state),
+        }
     }
 
     fn sent(&self, reaches: Option<Lsn>) {

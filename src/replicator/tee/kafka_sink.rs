@@ -25,8 +25,8 @@ pub(crate) struct Start {
     pub(crate) position: StreamPosition,
     /// The position of each tenant's snapshot. Older changes are part of the snapshot.
     pub(crate) tenants: ByConfigured<Lsn>,
-    /// A batch is sent once the stream has reached this position, also an empty one: what Kafka acknowledges then shows that
-    /// the failure of the last session is overcome.
+    /// Once the stream has reached this position, a batch is sent even if it is empty. Its acknowledgement shows that the failure of
+    /// the last session is overcome.
     pub(crate) confirm_at: Option<Lsn>,
 }
 

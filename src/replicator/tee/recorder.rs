@@ -6,6 +6,7 @@ use crate::replicator::tee::batcher::PublishProgress;
 use crate::replicator::tee::error::TeeError;
 use crate::state::{StateError, TeePublished};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -18,8 +19,8 @@ pub(crate) struct Recorder {
     pub(crate) published: TeePublished,
     /// The position at which the session's stream began.
     pub(crate) begun: Lsn,
-    /// The session before failed, and this one has published nothing yet.
-    pub(crate) is_failing: bool,
+    /// Once everything before this position is published, the failure of the last session is overcome. `None` if there is none.
+    pub(crate) confirm_at: Option<Lsn>,
 }
 
 impl Recorder {
@@ -28,11 +29,6 @@ impl Recorder {
         loop {
             sleep(INTERVAL).await;
             self.record(context).await?;
-            if self.is_failing && self.has_progressed() {
-                self.is_failing = false;
-                context.note_tee(None).await?;
-                Recorder::say_streaming(self.published.position);
-            }
         }
     }
 
@@ -45,12 +41,17 @@ impl Recorder {
         self.progress.positions().confirmed > self.begun
     }
 
-    /// Records what is published by now.
+    /// Records what is published by now, and clears a failure that is overcome.
     pub(crate) async fn record(&mut self, context: &SessionContext) -> Result<(), StateError> {
         let position = self.progress.positions().confirmed;
         if position > self.published.position {
             self.published.position = position;
             context.state.put_published(&self.published).await?;
+        }
+        if self.confirm_at.take_if(|at| position >= *at).is_some() {
+            self.progress.is_failing.store(false, Ordering::Relaxed);
+            context.note_tee(None).await?;
+            Recorder::say_streaming(position);
         }
         Ok(())
     }

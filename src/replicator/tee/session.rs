@@ -51,8 +51,8 @@ pub(crate) struct Carried {
     pub(crate) recorder: Option<Recorder>,
 }
 
-/// Runs until an error or a drain. The failure that the state has is cleared once the session has published what the failed one
-/// could not: a retry alone shows nothing. `takes_snapshot`: set while the session takes one.
+/// Runs until an error or a drain. A failure in the state is cleared once everything that the source had when the session began is
+/// published. `takes_snapshot` is set while the session takes a snapshot.
 pub(crate) async fn session(
     context: &Arc<SessionContext>,
     config: &Config,
@@ -112,7 +112,7 @@ pub(crate) async fn session(
     let publisher = Publisher::start(producer, kafka, encoder.clone(), addresses, counts, sizes, ownership);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
-    let progress = Arc::new(PublishProgress::new(done, taken.from.position));
+    let progress = Arc::new(PublishProgress::new(done, taken.from.position, failure.is_some()));
     let mut batcher = KafkaBatcher {
         jobs,
         topics: topics.clone(),
@@ -175,7 +175,6 @@ pub(crate) async fn session(
             pass.run(export, &members, &mut batcher).await?;
             context.status.set_tee_rejected(context.state.finish_left_out(&ids, &begun).await?);
             members.iter().for_each(|member| start[member.index] = position);
-            takes_snapshot.store(false, Ordering::Relaxed);
         }
         let left: Vec<TeeRejected> = rejected.iter().filter(|row| !joining.contains(&row.tenant)).cloned().collect();
         left_out::retry(context, config, &tenants, &left, &limits, refusals, &mut batcher).await?;
@@ -183,22 +182,21 @@ pub(crate) async fn session(
         if is_requested {
             context.state.finish_tee_request().await?;
         }
-        // Nothing is to be published if the source has nothing new.
-        let failure = failure.filter(|_| flushed > taken.from.position);
-        context.put_tee(&kafka.slot, TenantState::Following, failure).await?;
+        let begun = taken.from.position;
+        let confirm_at = failure.map(|_| flushed).filter(|flushed| *flushed > begun);
+        progress.is_failing.store(confirm_at.is_some(), Ordering::Relaxed);
+        context.put_tee(&kafka.slot, TenantState::Following, failure.filter(|_| confirm_at.is_some())).await?;
+        takes_snapshot.store(false, Ordering::Relaxed);
         let published = TeePublished {
-            position: taken.from.position,
+            position: begun,
             system,
             tenants: config.tenants.iter().map(|tenant| tenant.id.clone()).collect(),
         };
         context.state.put_published(&published).await?;
-        let begun = taken.from.position;
-        let is_failing = failure.is_some();
-        let recorder = recorder.insert(Recorder { progress: progress.clone(), published, begun, is_failing });
-        if !is_failing {
+        let recorder = recorder.insert(Recorder { progress: progress.clone(), published, begun, confirm_at });
+        if confirm_at.is_none() {
             Recorder::say_streaming(begun);
         }
-        let confirm_at = is_failing.then_some(flushed);
         let start = Start { position: taken.from.clone(), tenants: start, confirm_at };
         let replication = taken.stream(context, kafka).await?;
         tokio::select! {
@@ -397,7 +395,10 @@ async fn watch_acknowledgements(context: &SessionContext, progress: &PublishProg
                 ),
                 None => tracing::info!("Kafka acknowledges messages again"),
             }
-            context.note_tee(reason.map(|reason| TeeFailure { reason, ..TeeFailure::default() })).await?;
+            // The failure of the last session says more.
+            if !progress.is_failing.load(Ordering::Relaxed) {
+                context.note_tee(reason.map(|reason| TeeFailure { reason, ..TeeFailure::default() })).await?;
+            }
         }
     }
 }

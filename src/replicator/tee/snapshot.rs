@@ -39,12 +39,6 @@ pub(crate) struct Member {
     pub(crate) had_topic: bool,
 }
 
-/// A tenant whose users a topic holds.
-struct TopicTenant {
-    index: ConfiguredIdx,
-    id: TenantId,
-}
-
 /// The numbers of events.
 struct Numbers {
     position: Lsn,
@@ -147,10 +141,10 @@ impl Pass<'_> {
 
     /// The users that the topics hold, by tenant. All their ids stay in memory until the scan has ended.
     async fn held(&self, tenants: Vec<ConfiguredIdx>, batcher: &KafkaBatcher) -> Result<Ids, TeeError> {
-        let mut topics: BTreeMap<String, Vec<TopicTenant>> = BTreeMap::new();
+        let mut topics: BTreeMap<String, HashMap<String, ConfiguredIdx>> = BTreeMap::new();
         for index in tenants {
             let theirs = topics.entry(batcher.topics.of(index).to_owned()).or_default();
-            theirs.push(TopicTenant { index, id: self.tenants[index].id.clone() });
+            theirs.insert(self.tenants[index].id.to_string(), index);
         }
         if topics.is_empty() {
             return Ok(Ids::new());
@@ -162,8 +156,12 @@ impl Pass<'_> {
             for (topic, theirs) in &topics {
                 reader.users(topic, deletes, |key, is_there| {
                     let Some(MessageKey { tenant, user }) = encoder.read_key(key) else { return };
-                    let is_its = |its: &&TopicTenant| tenant.as_ref().is_none_or(|id| id == its.id.as_str());
-                    let Some(TopicTenant { index, .. }) = theirs.iter().find(is_its) else { return };
+                    // A key without a tenant is that of a topic with one tenant.
+                    let index = match tenant {
+                        Some(id) => theirs.get(&id),
+                        None => theirs.values().next(),
+                    };
+                    let Some(index) = index else { return };
                     let ids = held.entry(*index).or_default();
                     if is_there {
                         ids.insert(user.into());
