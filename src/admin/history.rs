@@ -1,4 +1,4 @@
-//! Recent lag of every tenant, in memory: 480 bytes per tenant.
+//! Recent lag of every tenant, in memory: 480 bytes for each tenant that has had a lag, next to nothing for the others.
 
 use crate::clock;
 use crate::model::TenantId;
@@ -38,14 +38,46 @@ struct Samples {
     tenants: HashMap<TenantId, Ring>,
 }
 
-/// A tenant's samples, indexed by their number modulo [`CAPACITY`]. NaN stands for an unknown value.
+/// A tenant's samples.
 struct Ring {
     /// Number of the tenant's first sample.
     since: usize,
     /// Number of its latest sample.
     last: usize,
-    bytes: Box<[f32; CAPACITY]>,
-    seconds: Box<[f32; CAPACITY]>,
+    /// Number of the latest one that was not [`NO_LAG`].
+    noted: Option<usize>,
+    /// By their number modulo [`CAPACITY`]; `None` while all of them are [`NO_LAG`].
+    values: Option<Box<[Value; CAPACITY]>>,
+}
+
+/// Bytes and seconds of one sample. NaN stands for an unknown value.
+type Value = [f32; 2];
+
+/// The sample of a tenant whose target has everything.
+const NO_LAG: Value = [0.0; 2];
+const UNKNOWN: Value = [f32::NAN; 2];
+
+impl Ring {
+    fn new(number: usize) -> Ring {
+        Ring { since: number, last: number, noted: None, values: None }
+    }
+
+    fn put(&mut self, number: usize, value: Value) {
+        if value != NO_LAG {
+            self.noted = Some(number);
+            self.values.get_or_insert_with(|| Box::new([NO_LAG; CAPACITY]));
+        }
+        if self.noted.is_some_and(|noted| noted + CAPACITY <= number) {
+            (self.noted, self.values) = (None, None);
+        }
+        if let Some(values) = &mut self.values {
+            values[number % CAPACITY] = value;
+        }
+    }
+
+    fn get(&self, number: usize) -> Value {
+        self.values.as_ref().map_or(NO_LAG, |values| values[number % CAPACITY])
+    }
 }
 
 impl History {
@@ -66,26 +98,23 @@ impl History {
 
 impl Samples {
     fn take<'a>(&mut self, at: u64, samples: impl Iterator<Item = (&'a TenantId, Option<u64>, Option<f64>)>) {
-        let (number, place) = (self.taken, self.taken % CAPACITY);
+        let number = self.taken;
         self.taken += 1;
         self.at.push_back(at);
         if self.at.len() > CAPACITY {
             self.at.pop_front();
         }
-        for ring in self.tenants.values_mut() {
-            (ring.bytes[place], ring.seconds[place]) = (f32::NAN, f32::NAN);
-        }
         for (tenant, bytes, seconds) in samples {
-            let new = || Ring {
-                since: number,
-                last: number,
-                bytes: Box::new([f32::NAN; CAPACITY]),
-                seconds: Box::new([f32::NAN; CAPACITY]),
+            let ring = match self.tenants.get_mut(tenant) {
+                Some(ring) => ring,
+                None => self.tenants.entry(tenant.clone()).or_insert_with(|| Ring::new(number)),
             };
-            let ring = self.tenants.entry(tenant.clone()).or_insert_with(new);
-            ring.bytes[place] = bytes.map_or(f32::NAN, |bytes| bytes as f32);
-            ring.seconds[place] = seconds.map_or(f32::NAN, |seconds| seconds as f32);
             ring.last = number;
+            let bytes = bytes.map_or(f32::NAN, |bytes| bytes as f32);
+            ring.put(number, [bytes, seconds.map_or(f32::NAN, |seconds| seconds as f32)]);
+        }
+        for ring in self.tenants.values_mut().filter(|ring| ring.last != number) {
+            ring.put(number, UNKNOWN);
         }
         // A tenant without a sample in the whole window was removed.
         self.tenants.retain(|_, ring| ring.last + CAPACITY > number);
@@ -96,7 +125,7 @@ impl Samples {
         let first = self.taken - self.at.len();
         let numbered = (first..).zip(&self.at).filter(|(number, _)| *number >= ring.since);
         let sample = |(number, at): (usize, &u64)| {
-            let (bytes, seconds) = (ring.bytes[number % CAPACITY], ring.seconds[number % CAPACITY]);
+            let [bytes, seconds] = ring.get(number);
             let is_known = |value: &f32| !value.is_nan();
             LagSample {
                 at: *at,
@@ -140,5 +169,33 @@ mod tests {
         );
         assert_eq!(samples.of(&late), []);
         assert_eq!(samples.tenants.len(), 1);
+    }
+
+    #[test]
+    fn a_tenant_without_lag_needs_no_memory_for_its_samples() {
+        let acme = TenantId::new("acme");
+        let mut samples = Samples::default();
+        let has_values = |samples: &Samples| samples.tenants[&acme].values.is_some();
+        samples.take(1, [(&acme, Some(0), Some(0.0))].into_iter());
+        assert!(!has_values(&samples));
+        samples.take(2, [(&acme, Some(5), Some(1.0))].into_iter());
+        samples.take(3, [].into_iter());
+        samples.take(4, [(&acme, Some(0), Some(0.0))].into_iter());
+        let expected = [
+            sample(1, Some(0), Some(0.0)),
+            sample(2, Some(5), Some(1.0)),
+            sample(3, None, None),
+            sample(4, Some(0), Some(0.0)),
+        ];
+        assert_eq!(samples.of(&acme), expected);
+        for at in 5..62 {
+            samples.take(at, [(&acme, Some(0), Some(0.0))].into_iter());
+            assert!(has_values(&samples));
+        }
+        samples.take(62, [(&acme, Some(0), Some(0.0))].into_iter());
+        assert_eq!(samples.of(&acme)[0], sample(3, None, None));
+        samples.take(63, [(&acme, Some(0), Some(0.0))].into_iter());
+        assert_eq!(samples.of(&acme)[0], sample(4, Some(0), Some(0.0)));
+        assert!(!has_values(&samples));
     }
 }

@@ -29,6 +29,11 @@ impl Backoff {
         step.mul_f64(0.5 + self.rng.f64() / 2.0)
     }
 
+    /// Whether nothing has failed since the last success.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.step == self.first
+    }
+
     /// An attempt succeeded: the next pause is a part of the first step.
     pub(crate) fn reset(&mut self) {
         self.step = self.first;
@@ -52,6 +57,11 @@ impl<C: Eq + Hash> Backoffs<C> {
     /// The pause before the next attempt after a failure for this cause.
     pub(crate) fn step(&mut self, cause: C) -> Duration {
         self.of.entry(cause).or_insert_with(|| Backoff::new(self.first, self.last)).step()
+    }
+
+    /// Whether nothing has failed since the last success.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.of.is_empty()
     }
 
     /// An attempt succeeded: every cause starts over.

@@ -11,8 +11,9 @@
 //!     |-- reader              `source` set       reader::Stream with a TenantSink; one for all tenants
 //!     |-- snapshotter         `source` set       snapshotter::coordinator::serve; runs the scans itself
 //!     |-- source watch        `source` set       session::source_watch::watch_source
-//!     |-- tenant, many        `tenants` set      tenant::Worker::run
-//!     |-- start_added         `tenants` set      one per change of the tenant list; spawns the workers of added tenants
+//!     |-- workers             `tenants` set      workers::Workers::run
+//!     |   `-- tenant, many    its own set        tenant::Worker::run; none for a tenant for which nothing waits
+//!     |-- start_added         `tenants` set      one per change of the tenant list; starts the workers of added tenants
 //!     |-- tee                 `tenants` set      tee::run; ends at once without `kafka` in the configuration
 //!     |   |-- session         future of the tee  tee::session::session: reader with a TeeSink, reporter,
 //!     |   |                                      watch_acknowledgements; one session after another, with backoff
@@ -73,6 +74,7 @@ pub(crate) mod snapshotter;
 mod reader;
 
 pub(crate) mod tenant;
+mod workers;
 
 #[cfg(feature = "kafka")]
 mod tee;

@@ -16,14 +16,13 @@ use crate::replicator::session::user_count::count_changes;
 use crate::replicator::session::worker_watch::watch_workers;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
-use crate::replicator::tenant::Worker;
-use crate::replicator::tenant::target::Postgres;
+use crate::replicator::workers::{WorkerStarter, Workers};
 use crate::state::{Pauses, TenantRow, TenantState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
@@ -50,7 +49,8 @@ pub(crate) struct SessionTasks {
     /// Reader, snapshotter and source watch. An error of any of these ends the session, as in the other sets.
     source: JoinSet<Result<(), ServiceError>>,
     tenants: JoinSet<Result<(), ServiceError>>,
-    joins: mpsc::Sender<JoinRequest>,
+    /// Starts the workers of added tenants.
+    workers: WorkerStarter,
     /// Recorder and reporter. They end last, after a final confirmation.
     confirming: JoinSet<Result<(), ServiceError>>,
     stop_recording: CancellationToken,
@@ -62,9 +62,9 @@ impl SessionTasks {
     /// are no tenants, and nothing but the Kafka output has to be done.
     pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> SessionTasks {
         let PreparedSession { context, known, client, reader, writer, created } = prepared;
-        let (mut running, requests) = SessionTasks::without_tasks(context.clone());
+        let (mut running, workers, requests) = SessionTasks::without_tasks(context.clone());
         let span = running.span.clone();
-        running.start_workers(known.tenants, &known.pauses, only, created.is_some());
+        running.start_workers(workers, known.tenants, &known.pauses, only, created.is_some());
         let dispatch = TenantSink::new(context.clone());
         let stream = Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client);
         running.source.spawn(stream.run().instrument(span.clone()));
@@ -106,32 +106,34 @@ impl SessionTasks {
         rows: BTreeMap<TenantId, TenantRow>,
         pauses: &Pauses,
     ) -> (SessionTasks, mpsc::Receiver<JoinRequest>) {
-        let (mut running, requests) = SessionTasks::without_tasks(context);
-        running.start_workers(rows, pauses, None, false);
+        let (mut running, workers, requests) = SessionTasks::without_tasks(context);
+        running.start_workers(workers, rows, pauses, None, false);
         running.start_recorder();
         (running, requests)
     }
 
-    fn without_tasks(context: Arc<SessionContext>) -> (SessionTasks, mpsc::Receiver<JoinRequest>) {
+    fn without_tasks(context: Arc<SessionContext>) -> (SessionTasks, Workers, mpsc::Receiver<JoinRequest>) {
         let (joins, requests) = mpsc::channel(JOIN_CHANNEL_CAPACITY);
         let span = info_span!("session", epoch = %context.epoch, generation = %context.generation);
+        let workers = Workers::new(context.clone(), joins, span.clone());
         let running = SessionTasks {
             context,
             span,
             source: JoinSet::new(),
             tenants: JoinSet::new(),
-            joins,
+            workers: workers.starter(),
             confirming: JoinSet::new(),
             stop_recording: CancellationToken::new(),
             stop_reporting: CancellationToken::new(),
         };
-        (running, requests)
+        (running, workers, requests)
     }
 
-    /// Opens the mailboxes, and starts a worker for each tenant. `since_creation`: the stream begins with the creation of the slot,
+    /// Opens the mailboxes, and starts the tenants' workers. `since_creation`: the stream begins with the creation of the slot,
     /// so that every mailbox gathers it.
     fn start_workers(
         &mut self,
+        mut workers: Workers,
         mut rows: BTreeMap<TenantId, TenantRow>,
         pauses: &Pauses,
         only: Option<&[TenantId]>,
@@ -152,9 +154,9 @@ impl SessionTasks {
                 handle.mailbox.open();
             }
             handle.set_pause(pauses.get(id));
-            let worker = Worker::new(context.clone(), Postgres, index, self.joins.clone(), rows.remove(id));
-            self.tenants.spawn(worker.run(since_creation).instrument(info_span!(parent: &self.span, "tenant", %id)));
+            workers.add(index, rows.remove(id), since_creation);
         }
+        self.tenants.spawn(workers.run().instrument(self.span.clone()));
     }
 
     fn start_recorder(&mut self) {
@@ -251,7 +253,7 @@ impl SessionTasks {
         for tenant in &diff.removed {
             tracing::info!(%tenant, "tenant removed; stopping its worker");
             if let Some(index) = context.index_of(tenant) {
-                removed.push(context.tenants.get(index).ended.clone());
+                removed.push(context.tenants.get(index));
                 context.tenants.retire(index);
             }
         }
@@ -272,7 +274,7 @@ impl SessionTasks {
             })
             .collect();
         if !added.is_empty() {
-            let start = start_added(context, removed, added, self.joins.clone());
+            let start = start_added(context, removed, added, self.workers.clone());
             self.tenants.spawn(start.instrument(self.span.clone()));
         }
     }
@@ -313,19 +315,19 @@ impl SessionTasks {
     }
 }
 
-/// Runs the workers of added tenants, once the removed workers have ended and the reader gathers for the added ones.
+/// Starts the workers of added tenants, once the removed workers have ended and the reader gathers for the added ones.
 async fn start_added(
     context: Arc<SessionContext>,
-    removed: Vec<CancellationToken>,
+    removed: Vec<Arc<TenantHandle>>,
     added: Vec<TenantIdx>,
-    joins: mpsc::Sender<JoinRequest>,
+    workers: WorkerStarter,
 ) -> Result<(), ServiceError> {
     let ready = async {
         for gone in removed {
-            gone.cancelled().await;
+            gone.ended().await;
         }
         for index in &added {
-            context.tenants.get(*index).adopted.cancelled().await;
+            context.tenants.get(*index).adopted().await;
         }
     };
     tokio::select! {
@@ -335,16 +337,11 @@ async fn start_added(
     let names: Vec<TenantId> = added.iter().map(|index| context.tenants.get(*index).tenant.id.clone()).collect();
     let names: Vec<&str> = names.iter().map(TenantId::as_str).collect();
     let (mut rows, pauses) = context.state.load_tenants(&names).await?;
-    let mut workers = JoinSet::new();
     for index in added {
         let handle = context.tenants.get(index);
-        let id = handle.tenant.id.clone();
-        handle.set_pause(pauses.get(&id));
-        let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), rows.remove(&id));
-        workers.spawn(worker.run(false).instrument(info_span!("tenant", %id)));
-    }
-    while let Some(done) = workers.join_next().await {
-        finished(done)?;
+        let id = &handle.tenant.id;
+        handle.set_pause(pauses.get(id));
+        workers.add(index, rows.remove(id));
     }
     Ok(())
 }
@@ -360,11 +357,11 @@ async fn first_error(tasks: &mut JoinSet<Result<(), ServiceError>>) -> ServiceEr
 }
 
 /// The result of a task. Resumes its panic.
-fn finished(done: Result<Result<(), ServiceError>, tokio::task::JoinError>) -> Result<(), ServiceError> {
+pub(super) fn finished<T: Default>(done: Result<Result<T, ServiceError>, JoinError>) -> Result<T, ServiceError> {
     match done {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         // Tasks are aborted only with their session.
-        Err(_) => Ok(()),
+        Err(_) => Ok(T::default()),
     }
 }

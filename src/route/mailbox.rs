@@ -18,6 +18,8 @@ pub(crate) struct Mailbox {
     filled: Notify,
     drained: Notify,
     interrupting: Notify,
+    /// Starts the worker of a tenant that has no task.
+    asleep: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// In bytes.
     budget: usize,
 }
@@ -66,6 +68,7 @@ impl Mailbox {
             filled: Notify::new(),
             drained: Notify::new(),
             interrupting: Notify::new(),
+            asleep: Mutex::default(),
             budget,
         }
     }
@@ -158,14 +161,14 @@ impl Mailbox {
             }
             pushed
         });
-        self.filled.notify_one();
+        self.notify_filled();
         pushed
     }
 
     /// Makes the tenant's task start over. Drops everything, and from now on every pushed change.
     pub(crate) fn interrupt(&self, why: RestartSignal) {
         self.with(|inner| *inner = Inner { interrupt: Some(why), ..Inner::default() });
-        self.filled.notify_one();
+        self.notify_filled();
         self.interrupting.notify_one();
         self.drained.notify_one();
     }
@@ -178,7 +181,26 @@ impl Mailbox {
     /// Wakes a sleeping target for the waiting changes.
     pub(crate) fn wake(&self) {
         self.lock().wakes = true;
+        self.notify_filled();
+    }
+
+    /// The tenant has no task from now on: the next change or interrupt calls `rouse`, as [`Mailbox::rouse`] does. The caller looks
+    /// for what came before.
+    pub(crate) fn sleep(&self, rouse: impl FnOnce() + Send + 'static) {
+        *lock(&self.asleep) = Some(Box::new(rouse));
+    }
+
+    /// Starts the worker of a tenant that has no task.
+    pub(crate) fn rouse(&self) {
+        let rouse = lock(&self.asleep).take();
+        if let Some(rouse) = rouse {
+            rouse();
+        }
+    }
+
+    fn notify_filled(&self) {
         self.filled.notify_one();
+        self.rouse();
     }
 
     /// Waits until the tenant has to start over. For one waiter.
@@ -232,7 +254,8 @@ impl Mailbox {
         self.lock().queue.next_is_full()
     }
 
-    fn has_next(&self) -> bool {
+    /// Whether [`Mailbox::try_next`] returns something.
+    pub(crate) fn has_next(&self) -> bool {
         let inner = self.lock();
         inner.interrupt.is_some() || !inner.queue.is_empty()
     }

@@ -104,7 +104,7 @@ impl TopicReader {
 
     fn name_tenants(&mut self) {
         let all = self.context.tenants.all();
-        let current = all.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
+        let current = all.iter().filter(|(_, handle)| !handle.is_retired());
         self.tenants = current
             .map(|(index, handle)| {
                 (handle.tenant.id.to_string(), NamedTenant { index, key: handle.tenant.key.clone() })

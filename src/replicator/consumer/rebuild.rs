@@ -149,7 +149,7 @@ async fn rebuild(
         "rebuilding from the topic"
     );
     let tenants = context.tenants.all();
-    let current = tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
+    let current = tenants.iter().filter(|(_, handle)| !handle.is_retired());
     let mut partitioner = Partitioner::new(current.map(|(index, handle)| (index, &*handle.tenant)), joined, spool);
     let sending = send_rows(context, kafka, stream, names, extent, left_out, &mut partitioner);
     match timeout(context.config.limits.snapshot_age, sending).await {

@@ -65,13 +65,13 @@ impl TenantSink {
     /// its snapshot is taken later and has the whole transaction.
     fn refresh_tenants(&mut self) {
         self.tenants = self.context.tenants.all();
-        let current = self.tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
+        let current = self.tenants.iter().filter(|(_, handle)| !handle.is_retired());
         let served = current.map(|(index, handle)| (&handle.tenant.id, &handle.tenant.key, Some(index)));
         let elsewhere = self.context.config.applied_elsewhere().iter().map(|tenant| (&tenant.id, &tenant.key, None));
         self.directory = Directory::new(served.chain(elsewhere));
         for (index, handle) in self.tenants.iter() {
             self.chunks.entry(index);
-            handle.adopted.cancel();
+            handle.adopt();
         }
     }
 

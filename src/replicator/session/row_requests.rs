@@ -35,6 +35,10 @@ impl RowRequests {
         self.lock().open.clone()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().open.is_empty()
+    }
+
     /// These requests are done.
     pub(crate) fn finish(&self, ids: &[RequestId]) {
         let mut inner = self.lock();
@@ -44,7 +48,7 @@ impl RowRequests {
 
     /// Waits until there is an open request. For one waiter.
     pub(crate) async fn arrived(&self) {
-        while self.lock().open.is_empty() {
+        while self.is_empty() {
             self.added.notified().await;
         }
     }

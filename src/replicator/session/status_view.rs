@@ -42,7 +42,7 @@ impl SessionView for SessionContext {
     fn tenants(&self) -> Vec<TenantReading> {
         let handles = self.tenants.all();
         let progress = self.progress();
-        let active = handles.values().filter(|handle| !handle.retired.is_cancelled());
+        let active = handles.values().filter(|handle| !handle.is_retired());
         active
             .map(|handle| {
                 let waiting = handle.mailbox.waiting();

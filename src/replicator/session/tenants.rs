@@ -1,5 +1,7 @@
 //! The tenants of a session. Handles are added and retired while the session runs. The index of a handle is not reused
 //! within the session.
+//!
+//! An installation may have tens of thousands of tenants, most of them idle: each byte of a handle counts.
 
 use crate::config::Tenant;
 use crate::model::{ByTenant, ExtraRows, TenantId, TenantIdx};
@@ -14,22 +16,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 /// What the tasks of a session share about one tenant.
 pub(crate) struct TenantHandle {
-    /// Its id and key. They do not change while the handle exists; `access` has the rest.
+    /// Its id and key. They do not change while the handle exists; [`TenantHandle::configured`] has the rest.
     pub(crate) tenant: Arc<Tenant>,
-    /// The tenant as it is configured now: a new configuration may reach its target in another way.
-    access: watch::Sender<Arc<Tenant>>,
     pub(crate) mailbox: Mailbox,
-    /// Cancelled once the reader knows the tenant, and pushes its changes into the mailbox.
-    pub(crate) adopted: CancellationToken,
-    /// Cancelled once the tenant is removed from the configuration.
-    pub(crate) retired: CancellationToken,
-    /// Cancelled once the worker has ended.
-    pub(crate) ended: CancellationToken,
+    control: Mutex<Control>,
+    /// Notified when `control` changes.
+    controlled: Notify,
     /// The target is unavailable and is being retried.
     is_unavailable: AtomicBool,
     /// The session has opened the target.
@@ -40,9 +36,24 @@ pub(crate) struct TenantHandle {
     scan_progress: Mutex<ProgressHandle>,
     resync_requests: Mutex<ResyncRequests>,
     pub(crate) row_requests: RowRequests,
-    pause: watch::Sender<Option<PauseView>>,
     /// Ends the wait before the next attempt.
     woken: Notify,
+}
+
+/// What the other tasks tell the tenant's worker, and one another about it.
+struct Control {
+    /// The tenant as it is configured now: a new configuration may reach its target in another way.
+    configured: Arc<Tenant>,
+    /// The number of changes of `configured`.
+    version: u32,
+    /// Boxed: few tenants are paused.
+    pause: Option<Box<PauseView>>,
+    /// The reader knows the tenant, and pushes its changes into the mailbox.
+    is_adopted: bool,
+    /// The tenant is removed from the configuration.
+    is_retired: bool,
+    /// The worker has ended.
+    has_ended: bool,
 }
 
 /// The open resync request of the tenant. Ids up to `done_up_to` are done: a read of the state may still return them.
@@ -82,58 +93,56 @@ impl TenantHandle {
         };
         TenantHandle {
             counts,
-            access: watch::Sender::new(tenant.clone()),
+            control: Mutex::new(Control {
+                configured: tenant.clone(),
+                version: 0,
+                pause: None,
+                is_adopted: false,
+                is_retired: false,
+                has_ended: false,
+            }),
+            controlled: Notify::new(),
             tenant,
             mailbox: Mailbox::new(budget, memory),
             is_unavailable: AtomicBool::new(false),
             is_contacted: AtomicBool::new(false),
-            adopted: CancellationToken::new(),
-            retired: CancellationToken::new(),
-            ended: CancellationToken::new(),
             scan_progress: Mutex::default(),
             view: Mutex::new(known.map_or(joining, TenantView::of)),
             resync_requests: Mutex::new(ResyncRequests { open: None, done_up_to: None }),
             row_requests: RowRequests::default(),
-            pause: watch::Sender::new(None),
             woken: Notify::new(),
         }
     }
 
     /// Pauses the tenant, or ends its pause.
     pub(crate) fn set_pause(&self, pause: Option<&Pause>) {
-        self.pause.send_if_modified(|known| {
-            let is_known = match (&known, pause) {
-                (Some(known), Some(pause)) => known.is_of(pause),
-                (None, None) => true,
-                (Some(_), None) | (None, Some(_)) => false,
-            };
-            if !is_known {
-                *known = pause.map(PauseView::of);
-            }
-            !is_known
-        });
+        let is_known = match (&self.control().pause, pause) {
+            (Some(known), Some(pause)) => known.is_of(pause),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_known {
+            self.tell(|control| control.pause = pause.map(PauseView::of).map(Box::new));
+        }
     }
 
     pub(crate) fn pause(&self) -> Option<PauseView> {
-        self.pause.borrow().clone()
+        self.control().pause.as_deref().cloned()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.pause.borrow().is_some()
+        self.control().pause.is_some()
     }
 
     /// Waits until the tenant is paused, or is not.
     pub(crate) async fn paused(&self, is_paused: bool) {
-        let mut pause = self.pause.subscribe();
-        if pause.wait_for(|pause| pause.is_some() == is_paused).await.is_err() {
-            // The handle keeps the sender.
-            std::future::pending().await
-        }
+        self.wait_until(|control| control.pause.is_some() == is_paused).await;
     }
 
     /// Ends the wait before the next attempt.
     pub(crate) fn wake(&self) {
         self.woken.notify_one();
+        self.mailbox.rouse();
     }
 
     /// Waits for that.
@@ -143,17 +152,105 @@ impl TenantHandle {
 
     /// The tenant as it is configured now.
     pub(crate) fn configured(&self) -> Arc<Tenant> {
-        self.access.borrow().clone()
+        self.control().configured.clone()
     }
 
-    /// Follows the changes of its configuration.
-    pub(crate) fn follow_access(&self) -> watch::Receiver<Arc<Tenant>> {
-        self.access.subscribe()
+    /// As [`TenantHandle::configured`], with the number of its changes so far.
+    pub(crate) fn configured_version(&self) -> (Arc<Tenant>, u32) {
+        let control = self.control();
+        (control.configured.clone(), control.version)
+    }
+
+    /// Whether the configuration has changed since the given version.
+    pub(crate) fn is_configured_anew(&self, since: u32) -> bool {
+        self.control().version != since
+    }
+
+    /// Waits for that.
+    pub(crate) async fn configured_anew(&self, since: u32) {
+        self.wait_until(|control| control.version != since).await;
     }
 
     /// Its target is reached in another way from now on.
     pub(crate) fn reconnect_as(&self, tenant: Arc<Tenant>) {
-        self.access.send_replace(tenant);
+        self.tell(|control| {
+            control.configured = tenant;
+            control.version += 1;
+        });
+    }
+
+    /// The reader knows the tenant, and pushes its changes into the mailbox.
+    pub(crate) fn adopt(&self) {
+        if !self.control().is_adopted {
+            self.tell(|control| control.is_adopted = true);
+        }
+    }
+
+    /// Waits for that.
+    pub(crate) async fn adopted(&self) {
+        self.wait_until(|control| control.is_adopted).await;
+    }
+
+    /// The tenant is removed from the configuration.
+    fn retire(&self) {
+        self.tell(|control| control.is_retired = true);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.control().is_retired
+    }
+
+    /// Waits until the tenant is removed from the configuration.
+    pub(crate) async fn retired(&self) {
+        self.wait_until(|control| control.is_retired).await;
+    }
+
+    /// The worker has ended.
+    pub(crate) fn end(&self) {
+        self.tell(|control| control.has_ended = true);
+    }
+
+    /// Waits for that.
+    pub(crate) async fn ended(&self) {
+        self.wait_until(|control| control.has_ended).await;
+    }
+
+    /// Whether something waits for a worker that has seen this version of the configuration.
+    pub(crate) fn needs_worker(&self, version: u32) -> bool {
+        let control = self.control();
+        let is_told = control.pause.is_some() || control.is_retired || control.version != version;
+        drop(control);
+        is_told || self.mailbox.has_next() || !self.row_requests.is_empty()
+    }
+
+    /// The worker ends its task until something waits for it: calls `rouse` then, or now.
+    pub(crate) fn sleep(&self, version: u32, rouse: impl FnOnce() + Send + 'static) {
+        self.mailbox.sleep(rouse);
+        // What came in between found no sleeping worker.
+        if self.needs_worker(version) {
+            self.mailbox.rouse();
+        }
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        lock(&self.control)
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Control)) {
+        change(&mut self.control());
+        self.controlled.notify_waiters();
+        self.mailbox.rouse();
+    }
+
+    async fn wait_until(&self, is_so: impl Fn(&Control) -> bool) {
+        loop {
+            // It is notified of changes from here on.
+            let changed = self.controlled.notified();
+            if is_so(&self.control()) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     pub(crate) fn is_unavailable(&self) -> bool {
@@ -181,7 +278,7 @@ impl TenantHandle {
 
     /// Whether it is configured and not parked.
     pub(crate) fn takes_part(&self) -> bool {
-        self.state() != TenantState::Parked && !self.retired.is_cancelled()
+        self.state() != TenantState::Parked && !self.is_retired()
     }
 
     pub(crate) fn view(&self) -> TenantView {
@@ -309,7 +406,7 @@ impl TenantRegistry {
     /// Retires a handle: its worker ends, and the reader no longer pushes changes for it.
     pub(crate) fn retire(&self, index: TenantIdx) {
         let mut all = self.lock();
-        all[index].retired.cancel();
+        all[index].retire();
         // Another handle of the tenant may follow it already.
         let mut current = lock(&self.current);
         if current.get(&all[index].tenant.id) == Some(&index) {

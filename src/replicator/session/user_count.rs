@@ -75,7 +75,7 @@ fn pause(last: Option<(f64, Duration)>, is_in_trouble: bool) -> Duration {
 
 async fn count(context: &SessionContext) -> Result<UserCount, ServiceError> {
     let tenants = context.tenants.all();
-    let current = tenants.values().filter(|handle| !handle.retired.is_cancelled()).map(|handle| &*handle.tenant);
+    let current = tenants.values().filter(|handle| !handle.is_retired()).map(|handle| &*handle.tenant);
     let keys: Vec<TenantKey> = current
         .chain(context.config.applied_elsewhere().iter().map(Arc::as_ref))
         .map(|tenant| tenant.key.clone())

@@ -18,6 +18,8 @@ pub(crate) struct Coverage {
     pub(crate) parked: u64,
     /// Workers of paused tenants that have stopped.
     pub(crate) paused: u64,
+    /// Workers that began again for a tenant without a task.
+    pub(crate) roused: u64,
     /// Sessions that ended in an error.
     pub(crate) failed_sessions: u64,
     /// Panics of a tenant's worker.
@@ -38,7 +40,7 @@ impl Coverage {
         self.counts().into_iter().map(|count| *count).min().unwrap_or(0)
     }
 
-    fn counts(&mut self) -> [&mut u64; 12] {
+    fn counts(&mut self) -> [&mut u64; 13] {
         let Coverage {
             merges,
             batches,
@@ -49,6 +51,7 @@ impl Coverage {
             opened,
             parked,
             paused,
+            roused,
             failed_sessions,
             panics,
             tampered,
@@ -63,6 +66,7 @@ impl Coverage {
             opened,
             parked,
             paused,
+            roused,
             failed_sessions,
             panics,
             tampered,

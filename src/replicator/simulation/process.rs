@@ -13,7 +13,8 @@ use crate::replicator::simulation::world::{Shared, TENANT_IDS, TENANTS, Transact
 use crate::replicator::snapshotter::coordinator::{JoinRequest, SnapshotShare};
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::source::shape::KnownShape;
-use crate::replicator::tenant::Worker;
+use crate::replicator::tenant::phase::Phase;
+use crate::replicator::tenant::{Sleeper, Worker};
 use crate::route::{Memory, Pushed};
 use crate::snapshot::RowReceiver;
 use crate::state::TenantState;
@@ -25,20 +26,25 @@ use tokio::sync::mpsc;
 
 /// The publication never changes here.
 const PUBLICATION: &str = "";
-/// The largest future of a tenant's worker, in bytes. An idle tenant has no other one.
-const MAX_IDLE_SIZE: usize = 2048;
+/// The largest future of a tenant's worker, in bytes. One that waits has no other one.
+const MAX_WAITING_SIZE: usize = 2048;
 
 type Context = SessionContext<SimulatedState>;
-type Task = BoxFuture<'static, Result<(), ServiceError>>;
+type Task<T> = BoxFuture<'static, Result<T, ServiceError>>;
+type WorkerTask = Task<Option<Sleeper>>;
 
 pub(crate) struct Process {
     world: Shared,
     /// The branch of the source's history from which it reads.
     branch: u32,
     context: Arc<Context>,
-    workers: ByTenant<Option<Task>>,
+    workers: ByTenant<Option<WorkerTask>>,
+    /// The tenants without a task for which something waits.
+    roused: mpsc::UnboundedReceiver<Sleeper>,
+    rouse: mpsc::UnboundedSender<Sleeper>,
+    requests: mpsc::Sender<JoinRequest>,
     /// A write of the positions to the state that has begun.
-    recording: Option<Task>,
+    recording: Option<Task<()>>,
     joins: mpsc::Receiver<JoinRequest>,
     /// The snapshot of a slot that this process has created, until it is used.
     created: Option<Snapshot>,
@@ -116,7 +122,7 @@ impl Process {
         let state = SimulatedState { world: shared.clone(), epoch };
         let context = SessionContext::new(config, state, start, handles, memory, "", status);
         let context = Arc::new(context);
-        let (sender, joins) = mpsc::channel(TENANTS);
+        let (requests, joins) = mpsc::channel(TENANTS);
         let workers = context.tenants.all();
         let workers = workers.iter().map(|(index, handle)| {
             if created.is_some() {
@@ -128,17 +134,20 @@ impl Process {
             let connector = SimulatedConnector { world: shared.clone(), branch };
             handle.set_pause(pauses.get(&handle.tenant.id));
             let row = rows.get(&handle.tenant.id).cloned();
-            let worker = Worker::new(context.clone(), connector, index, sender.clone(), row);
-            let run = worker.run(created.is_some());
-            assert!(size_of_val(&run) <= MAX_IDLE_SIZE, "an idle tenant keeps {} bytes", size_of_val(&run));
-            Some(run.boxed())
+            let mut worker = Worker::new(context.clone(), connector, index, requests.clone(), row);
+            let phase = worker.first_phase(created.is_some());
+            Some(task_of(worker, phase))
         });
         let workers = workers.collect();
+        let (rouse, roused) = mpsc::unbounded_channel();
         Process {
             world: shared.clone(),
             branch,
             context,
             workers,
+            roused,
+            rouse,
+            requests,
             recording: None,
             joins,
             created,
@@ -190,13 +199,29 @@ impl Process {
     pub(crate) fn work(&mut self, index: TenantIdx) -> Result<(), ServiceError> {
         let turns = self.world.lock().rng.u8(..8);
         for _ in 0..turns {
+            self.start_roused();
             let Some(worker) = &mut self.workers[index] else { return Ok(()) };
             if let Some(result) = worker.now_or_never() {
                 self.workers[index] = None;
-                return result;
+                if let Some(sleeper) = result? {
+                    let (handle, rouse) = (self.context.tenants.get(index), self.rouse.clone());
+                    handle.sleep(sleeper.configured, move || drop(rouse.send(sleeper)));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Gives the tenants for which something waits a task again.
+    fn start_roused(&mut self) {
+        while let Ok(sleeper) = self.roused.try_recv() {
+            let index = sleeper.index;
+            let connector = SimulatedConnector { world: self.world.clone(), branch: self.branch };
+            let (worker, phase) = Worker::roused(self.context.clone(), connector, self.requests.clone(), sleeper);
+            assert!(self.workers[index].is_none(), "two workers of one tenant");
+            self.world.lock().coverage.roused += 1;
+            self.workers[index] = Some(task_of(worker, phase));
+        }
     }
 
     /// Takes a snapshot for the tenants that have requested one, or tells them that it failed.
@@ -260,8 +285,14 @@ impl Process {
     }
 
     pub(crate) fn is_drained(&self) -> bool {
-        self.workers.values().all(Option::is_none)
+        self.roused.is_empty() && self.workers.values().all(Option::is_none)
     }
+}
+
+fn task_of(worker: Box<Worker<SimulatedState, SimulatedConnector>>, phase: Phase) -> WorkerTask {
+    let run = worker.run(phase);
+    assert!(size_of_val(&run) <= MAX_WAITING_SIZE, "a waiting tenant keeps {} bytes", size_of_val(&run));
+    run.boxed()
 }
 
 impl Snapshot {

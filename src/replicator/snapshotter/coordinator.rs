@@ -156,7 +156,7 @@ async fn gather(
         if context.memory.is_over() || gathered.iter().any(is_over_budget) {
             return gathered;
         }
-        let can_still_ask = tenants.values().filter(|handle| !handle.retired.is_cancelled()).count();
+        let can_still_ask = tenants.values().filter(|handle| !handle.is_retired()).count();
         if gathered.len() >= can_still_ask {
             return gathered;
         }

@@ -34,7 +34,7 @@ pub(crate) async fn run(
     for member in &members {
         tenants[member.tenant].set_scan_progress(&handle);
     }
-    let current = tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
+    let current = tenants.iter().filter(|(_, handle)| !handle.is_retired());
     let mut partitioner = Partitioner::new(current.map(|(index, handle)| (index, &*handle.tenant)), members, spool);
     let limit = context.config.limits.snapshot_age;
     let read = timeout(limit, watch.run(read(context, &client, &export, &keys, handle, &mut partitioner))).await;

@@ -24,4 +24,5 @@ pub(crate) mod target;
 mod unanswered;
 mod worker;
 
+pub(crate) use sleeping::Sleeper;
 pub(crate) use worker::Worker;

@@ -110,7 +110,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         let adopts = handle.open_resync_request().is_some_and(|request| request.adopt.is_some());
         let tenants = context.tenants.all();
-        let configured = tenants.values().filter(|handle| !handle.retired.is_cancelled());
+        let configured = tenants.values().filter(|handle| !handle.is_retired());
         let mut replaces = None;
         if let TargetAssessment::Park(reason) = &assessment
             && adopts
@@ -161,8 +161,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     async fn connect(&mut self) -> Result<(C::Target, ObservedTarget), StopReason> {
-        let configured = self.access.borrow_and_update().clone();
-        let mut access = self.access.clone();
+        let (configured, version) = self.handle.configured_version();
+        self.configured = version;
         // Another installation's `adopt` sees who writes here.
         let SessionContext { epoch, ref config, .. } = *self.context;
         let mut target = configured.target.clone();
@@ -170,8 +170,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         tokio::select! {
             biased;
             connected = self.connect_to(&target) => connected,
-            // The configuration keeps the sender.
-            Ok(()) = access.changed() => Err(StopReason::Moved),
+            () = self.moved() => Err(StopReason::Moved),
         }
     }
 

@@ -1,18 +1,81 @@
-//! How a worker begins. A session does not connect to a target for which nothing waits, so that the target can sleep: the
-//! state holds its position. The first connection assesses the checkpoint, as one at the start of the session would.
+//! How a worker begins, and when it ends its task. A session does not connect to a target for which nothing waits, so that the
+//! target can sleep: the state holds its position. The first connection assesses the checkpoint, as one at the start of the
+//! session would.
+//!
+//! Most tenants of a large installation are idle. Such a tenant has neither connection nor task, only a [`Sleeper`].
 
+use crate::apply::StatementSize;
 use crate::clock::now;
-use crate::model::Lsn;
+use crate::model::{Lsn, Oid, TenantIdx};
+use crate::replicator::session::context::SessionContext;
+use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::tenant::persist::is_not_configured;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
+use crate::replicator::tenant::purge_schedule::PurgeSchedule;
 use crate::replicator::tenant::target::Connector;
-use crate::replicator::tenant::worker::Worker;
+use crate::replicator::tenant::worker::{STABLE_AFTER, Worker};
 use crate::state::{StateAccess, TenantRow, TenantState};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// What is kept of the worker of an idle tenant until something waits for its target.
+pub(crate) struct Sleeper {
+    pub(crate) index: TenantIdx,
+    /// The position that the target holds.
+    position: Lsn,
+    row: Option<TenantRow>,
+    relation: Option<Oid>,
+    size: StatementSize,
+    purges: PurgeSchedule,
+    follows_since: Option<Instant>,
+    /// The version of the tenant's configuration that it has used.
+    pub(crate) configured: u32,
+}
+
+impl Sleeper {
+    /// When users are to be removed from the target.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.purges.due
+    }
+}
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
+    /// The worker of a tenant for which something waits, and its phase.
+    pub(crate) fn roused(
+        context: Arc<SessionContext<S>>,
+        connector: C,
+        joins: mpsc::Sender<JoinRequest>,
+        sleeper: Sleeper,
+    ) -> (Box<Worker<S, C>>, Phase) {
+        let Sleeper { index, position, row, relation, size, purges, follows_since, configured } = sleeper;
+        let mut worker = Worker::new(context, connector, index, joins, row);
+        (worker.relation, worker.configured, worker.follows_since) = (relation, configured, follows_since);
+        (worker.size, worker.purges) = (size, purges);
+        (worker, Phase::Idle(ApplyState::at(position)))
+    }
+
+    /// The position of a tenant that needs no task: nothing waits for it, no pause of a retry has to be remembered, and no attempt is
+    /// due but the next purge.
+    pub(crate) fn may_sleep(&self, phase: &Phase) -> Option<Lsn> {
+        let Phase::Idle(ApplyState { position, pending: None, unanswered: None, seen }) = phase else { return None };
+        let is_stable = self.follows_since.is_some_and(|since| since.elapsed() >= STABLE_AFTER);
+        let has_failed =
+            !self.retry.is_fresh() || !is_stable && !(self.parked_retries.is_fresh() && self.rejoin_retry.is_fresh());
+        let purges = self.context.config.purge_after.is_some();
+        let has_work = has_failed || !seen.is_empty() || !self.rejected.is_empty() || purges && self.purges.is_due();
+        (!has_work && !self.handle.needs_worker(self.configured)).then_some(*position)
+    }
+
+    /// Ends the worker of a tenant that [needs no task](Worker::may_sleep).
+    pub(crate) fn into_sleeper(self, position: Lsn) -> Sleeper {
+        let Worker { index, row, relation, size, purges, follows_since, configured, .. } = self;
+        Sleeper { index, position, row, relation, size, purges, follows_since, configured }
+    }
+
     /// The phase in which a session begins. `since_creation` as in [`Phase::Starting`].
-    pub(super) fn first_phase(&mut self, since_creation: bool) -> Phase {
+    pub(crate) fn first_phase(&mut self, since_creation: bool) -> Phase {
         if let Some(position) = self.recorded_position() {
             return self.sleep_at(position);
         }

@@ -1,7 +1,6 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
 use crate::apply::{Obstacle, Refusal, StatementSize};
-use crate::config::Tenant;
 use crate::model::{Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
 use crate::replicator::backoff::{Backoff, Backoffs};
 use crate::replicator::error::ServiceError;
@@ -14,6 +13,7 @@ use crate::replicator::tenant::phase::{ApplyState, Phase};
 use crate::replicator::tenant::purge_schedule::PurgeSchedule;
 use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::rejected_users::RejectedUsers;
+use crate::replicator::tenant::sleeping::Sleeper;
 use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::Span;
 
@@ -36,22 +36,22 @@ const PARKED_RETRY_MAX: Duration = Duration::from_secs(60);
 const REJOIN_MAX: Duration = Duration::from_secs(300);
 /// A target that has followed for this long starts the pauses over. Opening it, or a snapshot, proves nothing about the
 /// step that failed.
-const STABLE_AFTER: Duration = Duration::from_secs(60);
+pub(super) const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// A connection without writes for this long is closed, so that the target can sleep.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const INTERNAL_ERROR_REMEDY: &str =
     "report the log line \"internal error\" with its location; the tenant is tried again with growing pauses";
 const PARKED_AWAY_REMEDY: &str = "it recovers on its own once the target is reachable";
 
-/// The task of one tenant.
+/// What one tenant's task works with.
 pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) context: Arc<SessionContext<S>>,
     pub(super) connector: C,
     pub(super) index: TenantIdx,
     pub(super) handle: Arc<TenantHandle>,
     pub(super) joins: mpsc::Sender<JoinRequest>,
-    /// The tenant's configuration, of which the newest value may not be in use yet.
-    pub(super) access: watch::Receiver<Arc<Tenant>>,
+    /// The version of the tenant's configuration that is in use.
+    pub(super) configured: u32,
     /// The tenant's row in the state, as written last.
     pub(super) row: Option<TenantRow>,
     /// `pg_relation_filenode` of `users_sync` in the target.
@@ -76,7 +76,7 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) retry: Backoffs<RetryCause>,
     pub(super) parked_retries: Backoffs<ParkCause>,
     /// Before a snapshot that the target makes necessary soon after the last one.
-    rejoin_retry: Backoff,
+    pub(super) rejoin_retry: Backoff,
     /// The batch or snapshot that is being written.
     pub(super) trace: Span,
     pub(super) failing_since: Option<Instant>,
@@ -99,7 +99,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     ) -> Box<Worker<S, C>> {
         let handle = context.tenants.get(index);
         Box::new(Worker {
-            access: handle.follow_access(),
+            configured: handle.configured_version().1,
             handle,
             context,
             connector,
@@ -135,50 +135,61 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
     }
 
-    pub(super) fn id(&self) -> &TenantId {
+    pub(crate) fn id(&self) -> &TenantId {
         &self.handle.tenant.id
     }
 
-    /// Runs until the session drains or the tenant is removed. A removal may come at any point, as a crash may.
-    /// `since_creation`: the mailbox has gathered since the slot was created.
+    /// Runs from this phase until the session drains, the tenant is removed, or nothing waits for it. A removal may come at any
+    /// point, as a crash may. Returns what the next task of the tenant begins with; `None` if there is no next one.
     ///
     /// # Errors
     /// The session has to end.
-    pub(crate) async fn run(mut self: Box<Self>, since_creation: bool) -> Result<(), ServiceError> {
+    pub(crate) async fn run(mut self: Box<Self>, mut phase: Phase) -> Result<Option<Sleeper>, ServiceError> {
         let handle = self.handle.clone();
-        let _ended = handle.ended.clone().drop_guard();
-        let phase = self.first_phase(since_creation);
-        tokio::select! {
+        let asleep = tokio::select! {
             biased;
-            result = self.run_phases(phase) => result,
-            () = handle.retired.cancelled() => Box::pin(self.retire()).await,
+            asleep = self.run_phases(&mut phase) => asleep?,
+            () = handle.retired() => {
+                Box::pin(self.retire()).await?;
+                None
+            }
+        };
+        if asleep.is_none() {
+            handle.end();
         }
+        Ok(asleep.map(|position| self.into_sleeper(position)))
     }
 
     /// A future has room for the largest one that it awaits. Most tenants of a large installation are idle, so those are boxed that an
     /// idle tenant does not need.
-    async fn run_phases(&mut self, mut phase: Phase) -> Result<(), ServiceError> {
+    ///
+    /// Returns the position of a tenant that needs no task, and `None` when the worker is done.
+    async fn run_phases(&mut self, phase: &mut Phase) -> Result<Option<Lsn>, ServiceError> {
         if matches!(phase, Phase::Parked { .. }) {
             Box::pin(self.wait_parked(Duration::ZERO)).await;
             if self.context.drain.is_cancelled() {
-                return Ok(());
+                return Ok(None);
             }
         }
         loop {
+            let asleep = self.may_sleep(phase);
+            if asleep.is_some() {
+                return Ok(asleep);
+            }
             let stop = if self.handle.is_paused() {
                 if self.context.drain.is_cancelled() {
-                    return Ok(());
+                    return Ok(None);
                 }
-                let Some(stop) = Box::pin(self.stay_paused(&mut phase)).await? else { continue };
+                let Some(stop) = Box::pin(self.stay_paused(phase)).await? else { continue };
                 stop
             } else {
-                catch_panic(self.run_phase(&mut phase)).await.unwrap_or_else(|Panicked| self.internal_error())
+                catch_panic(self.run_phase(phase)).await.unwrap_or_else(|Panicked| self.internal_error())
             };
-            if Box::pin(self.after(stop, &mut phase)).await?.is_break() {
-                return Ok(());
+            if Box::pin(self.after(stop, phase)).await?.is_break() {
+                return Ok(None);
             }
             if self.context.drain.is_cancelled() && self.handle.state() != TenantState::Following {
-                return Ok(());
+                return Ok(None);
             }
         }
     }
@@ -300,7 +311,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if !failure_policy::is_found_by_inspection(cause) {
             return None;
         }
-        let url = self.access.borrow().target.clone();
+        let url = self.handle.configured().target.clone();
         tokio::select! {
             found = self.connector.find_obstacle(&url, self.context.config.deletes_rows()) => found,
             () = self.context.drain.cancelled() => None,
@@ -423,15 +434,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Whether the configuration reaches the target in another way than the last connection.
     pub(super) fn is_moved(&self) -> bool {
-        self.access.has_changed().unwrap_or(false)
+        self.handle.is_configured_anew(self.configured)
     }
 
     /// Waits for that.
     pub(super) async fn moved(&self) {
-        if self.access.clone().changed().await.is_err() {
-            // The handle keeps the sender.
-            std::future::pending().await
-        }
+        self.handle.configured_anew(self.configured).await;
     }
 
     /// The target holds everything up to `position`: drops what waits of it.
