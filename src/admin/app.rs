@@ -140,7 +140,7 @@ impl Inner {
 
     /// The verdict on the installation.
     pub(super) fn verdict(&self) -> Verdict {
-        judge(&self.report())
+        self.status.verdict().unwrap_or_else(|| judge(&self.report()))
     }
 
     pub(super) fn set_state_report(&self, reading: StateReading) {

@@ -156,7 +156,7 @@ impl Collector for StatusCollector {
                 .iter()
                 .try_for_each(|(slot, bytes)| series.value(&[("slot", &**slot)], *bytes))
         })?;
-        let Some(tenants) = status.tenants() else { return Ok(()) };
+        let Some(tenants) = status.samples() else { return Ok(()) };
         out.gauge(
             "memory_queued_bytes",
             "Memory used by the changes queued for all targets",

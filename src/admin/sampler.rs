@@ -34,8 +34,6 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let config = app.configs.borrow().clone();
-        let configured = config.tenant_ids();
-        app.status.metrics.retain(|id| configured.contains(id));
         app.targets.close_idle();
         let sampled = timeout(TIMEOUT, sample(&app, &config, &mut source, &mut state)).await;
         if sampled.is_err() {
@@ -51,7 +49,9 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
         }
         if last_history_sample.elapsed() >= history::SAMPLE_INTERVAL {
             last_history_sample = Instant::now();
-            let samples = app.status.tenants().unwrap_or_default();
+            let configured = config.tenant_ids();
+            app.status.metrics.retain(|id| configured.contains(id));
+            let samples = app.status.samples().unwrap_or_default();
             app.history.take(&samples);
             app.activity.take(&samples);
         }

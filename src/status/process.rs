@@ -3,17 +3,17 @@
 
 use crate::capture::{SlotState, SourceLog};
 use crate::clock::{age, before, now, seconds_since};
-use crate::config::Tenant;
 use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, SourceTrouble, TenantId, UserCount};
 use crate::state::TenantState;
 use crate::status::findings::Findings;
 use crate::status::metrics::{Metrics, TenantCounts};
 use crate::status::report::{
-    IDLE_STEP, PauseReport, Report, TeeReport, TenantReport, TroubleReport, UsersWithoutTenant, WithoutUsers,
-    error_since, shown_state, waiting,
+    IDLE_STEP, Report, TeeReport, TenantReport, TroubleReport, UsersWithoutTenant, WithoutUsers, error_since,
+    shown_state, waiting,
 };
 use crate::status::user_watch::UserWatch;
-use crate::status::view::{SessionIdentity, SessionView, TenantReading, TenantView};
+use crate::status::verdict::{JudgedTenants, Verdict};
+use crate::status::view::{SessionIdentity, SessionView, TenantReading};
 use crate::sync::lock;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -123,14 +123,16 @@ pub(crate) struct TenantSample {
     /// As [`TenantReport::lag_seconds`].
     pub(crate) lag_seconds: Option<f64>,
     pub(crate) queue_bytes: usize,
-    pub(crate) queue_users: usize,
     pub(crate) rejected: u64,
     pub(crate) counts: Arc<TenantCounts>,
-    contacted: bool,
+}
+
+/// A tenant with its distance from the end of the source's log.
+struct MeasuredTenant {
+    reading: TenantReading,
     position: Option<Lsn>,
-    view: TenantView,
-    paused: Option<PauseReport>,
-    configured: Arc<Tenant>,
+    lag_bytes: Option<u64>,
+    lag_seconds: Option<f64>,
 }
 
 impl ProcessStatus {
@@ -240,47 +242,29 @@ impl ProcessStatus {
         self.session().map_or(0, |session| session.queued_bytes())
     }
 
-    /// The tenants of the session, in the configuration's order; `None` without a session.
-    pub(crate) fn tenants(&self) -> Option<Vec<TenantSample>> {
+    /// The numbers of the session's tenants, in the configuration's order; `None` without a session.
+    pub(crate) fn samples(&self) -> Option<Vec<TenantSample>> {
         let session = self.session()?;
-        let end = self.end_of_log(&*session);
+        let mut samples = Vec::new();
+        self.visit_tenants(&*session, |measured| samples.push(measured.into_sample()));
+        Some(samples)
+    }
+
+    fn visit_tenants(&self, session: &dyn SessionView, mut visit: impl FnMut(MeasuredTenant)) {
+        let end = self.end_of_log(session);
         let behind = lock(&self.source).behind.as_ref().map_or(0.0, |behind| behind.read_at.elapsed().as_secs_f64());
         let at = now();
-        let wal_limit = session.identity().source_wal;
-        let sample = |reading: TenantReading| {
-            let TenantReading {
-                tenant,
-                view,
-                pause,
-                applied,
-                queue_bytes,
-                queue_users,
-                oldest_queued,
-                counts,
-                contacted,
-            } = reading;
-            let is_following = view.state == TenantState::Following;
-            let position = is_following.then_some(applied);
-            let oldest_age = oldest_queued.map_or(0.0, |oldest| seconds_since(oldest, at));
-            let lag_bytes = position.zip(end).map(|(position, end)| end.bytes_since(position));
-            TenantSample {
-                tenant: tenant.id.clone(),
-                state: view.state,
-                cause: view.park_cause(),
-                lag_bytes,
-                lag_seconds: is_following.then(|| oldest_age.max(behind)),
-                queue_bytes,
-                queue_users,
-                rejected: view.rejected,
-                counts,
-                contacted,
+        session.visit_tenants(&mut |reading| {
+            let is_following = reading.view.state == TenantState::Following;
+            let position = is_following.then_some(reading.applied);
+            let oldest_age = reading.oldest_queued.map_or(0.0, |oldest| seconds_since(oldest, at));
+            visit(MeasuredTenant {
                 position,
-                view,
-                paused: pause.map(|pause| pause.into_report(lag_bytes, wal_limit)),
-                configured: tenant,
-            }
-        };
-        Some(session.tenants().into_iter().map(sample).collect())
+                lag_bytes: position.zip(end).map(|(position, end)| end.bytes_since(position)),
+                lag_seconds: is_following.then(|| oldest_age.max(behind)),
+                reading,
+            });
+        });
     }
 
     /// The share of the tenant's snapshot that has been read, from 0 to 1; `None` while it does not join here.
@@ -291,14 +275,34 @@ impl ProcessStatus {
     /// The report of the process and its tenants; `None` without a session.
     pub fn report(&self) -> Option<Report> {
         let session = self.session()?;
-        let tenants = self.tenants()?;
+        let mut tenants = Vec::new();
+        self.visit_reports(&*session, |tenant| tenants.push(tenant));
+        Some(Report { tenants, ..self.report_without_tenants(&*session) })
+    }
+
+    /// The verdict on what [`ProcessStatus::report`] has; `None` without a session. It needs memory only for what is wrong.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        let session = self.session()?;
+        let report = self.report_without_tenants(&*session);
+        let mut tenants = JudgedTenants::default();
+        self.visit_reports(&*session, |tenant| tenants.add(&tenant, report.is_held));
+        Some(tenants.judge(&report))
+    }
+
+    fn visit_reports(&self, session: &dyn SessionView, mut visit: impl FnMut(TenantReport)) {
+        let wal_limit = session.identity().source_wal;
+        let known = lock(&self.user_count);
+        self.visit_tenants(session, |measured| {
+            let configured = &measured.reading.tenant;
+            let without_users = known.as_ref().and_then(|known| WithoutUsers::of(&known.counted, configured));
+            visit(TenantReport { without_users, ..measured.into_report(wal_limit) });
+        });
+    }
+
+    fn report_without_tenants(&self, session: &dyn SessionView) -> Report {
         let SessionIdentity { slot, generation, holder, .. } = session.identity();
         let known = lock(&self.user_count);
-        let of_tenant = |sample: TenantSample| {
-            let without_users = known.as_ref().and_then(|known| WithoutUsers::of(&known.counted, &sample.configured));
-            TenantReport { without_users, ..sample.into_report() }
-        };
-        Some(Report {
+        Report {
             generation: generation.0,
             holder,
             is_held: !session.lease_has_lapsed(),
@@ -309,14 +313,14 @@ impl ProcessStatus {
             // The session reads it.
             slot_state: Some(SlotState::Active),
             confirmed: session.confirmed().to_string(),
-            source_position: self.end_of_log(&*session).map(|end| end.to_string()),
+            source_position: self.end_of_log(session).map(|end| end.to_string()),
             waiting: waiting(&self.source_log()),
             slot,
             users_without_tenant: known.as_ref().map(|known| UsersWithoutTenant::of(&known.counted, age(known.at))),
             partitions: Vec::new(),
-            tenants: tenants.into_iter().map(of_tenant).collect(),
+            tenants: Vec::new(),
             tee: self.tee(),
-        })
+        }
     }
 
     /// The users without a tenant were counted just now.
@@ -400,28 +404,44 @@ impl ProcessStatus {
     }
 }
 
-impl TenantSample {
-    pub(crate) fn into_report(self) -> TenantReport {
-        let since = age(self.view.since);
+impl MeasuredTenant {
+    fn into_sample(self) -> TenantSample {
+        let MeasuredTenant { reading, lag_bytes, lag_seconds, .. } = self;
+        TenantSample {
+            tenant: reading.tenant.id.clone(),
+            state: reading.view.state,
+            cause: reading.view.park_cause(),
+            lag_bytes,
+            lag_seconds,
+            queue_bytes: reading.queue_bytes,
+            rejected: reading.view.rejected,
+            counts: reading.counts,
+        }
+    }
+
+    fn into_report(self, wal_limit: u64) -> TenantReport {
+        let MeasuredTenant { reading, position, lag_bytes, lag_seconds } = self;
+        let TenantReading { tenant, view, pause, .. } = reading;
+        let since = age(view.since);
         TenantReport {
-            tenant: self.tenant.to_string(),
-            state: shown_state(self.state, self.paused.is_some()),
-            paused: self.paused,
+            tenant: tenant.id.to_string(),
+            state: shown_state(view.state, pause.is_some()),
+            paused: pause.map(|pause| pause.into_report(lag_bytes, wal_limit)),
             since_seconds: Some(since),
-            position: self.position.map(|position| position.to_string()),
-            lag_bytes: self.lag_bytes,
-            lag_seconds: self.lag_seconds,
-            queue_bytes: Some(self.queue_bytes as u64),
-            queue_users: Some(self.queue_users as u64),
-            rejected: self.rejected,
-            last_error: self.view.reason,
-            error_since_seconds: error_since(self.view.state, since, self.view.failing_since.map(age)),
-            failures: self.view.failures,
-            reason_code: self.view.reason_code.map(Reason::code),
-            remedy: self.view.remedy,
+            position: position.map(|position| position.to_string()),
+            lag_bytes,
+            lag_seconds,
+            queue_bytes: Some(reading.queue_bytes as u64),
+            queue_users: Some(reading.queue_users as u64),
+            rejected: view.rejected,
+            last_error: view.reason,
+            error_since_seconds: error_since(view.state, since, view.failing_since.map(age)),
+            failures: view.failures,
+            reason_code: view.reason_code.map(Reason::code),
+            remedy: view.remedy,
             without_users: None,
-            contacted: Some(self.contacted),
-            target: self.configured.target.to_string(),
+            contacted: Some(reading.contacted),
+            target: tenant.target.to_string(),
             partition: None,
         }
     }

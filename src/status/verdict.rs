@@ -3,6 +3,7 @@
 
 use crate::capture::SlotState;
 use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, TopicTrouble, shell_word};
+use crate::state::TenantState;
 use crate::status::report::{PauseReport, Report, TenantReport, TroubleReport, WithoutUsers};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -110,26 +111,50 @@ pub(crate) fn all_codes() -> impl Iterator<Item = &'static str> {
 
 /// The verdict on what is known.
 pub fn judge(report: &Report) -> Verdict {
-    let mut reasons: Vec<VerdictReason> = of_process(report).into_iter().chain(of_source(report)).collect();
-    reasons.extend(of_findings(report));
-    reasons.extend(report.tenants.iter().flat_map(|tenant| of_tenant(tenant, report.is_held)));
-    let is_parked = |tenant: &TenantReport| tenant.state == "parked";
-    if report.tee.is_none() && !report.tenants.is_empty() && report.tenants.iter().all(is_parked) {
-        reasons.push(VerdictReason::of(Level::Failed, StatusFinding::NothingReplicates));
+    let mut tenants = JudgedTenants::default();
+    report.tenants.iter().for_each(|tenant| tenants.add(tenant, report.is_held));
+    tenants.judge(report)
+}
+
+/// What the verdict needs to know of the tenants, collected one by one.
+#[derive(Default)]
+pub(crate) struct JudgedTenants {
+    reasons: Vec<VerdictReason>,
+    count: usize,
+    parked: usize,
+    joining: usize,
+    following: usize,
+}
+
+impl JudgedTenants {
+    /// `is_held` as in the [`Report`].
+    pub(crate) fn add(&mut self, tenant: &TenantReport, is_held: bool) {
+        self.reasons.extend(of_tenant(tenant, is_held));
+        self.count += 1;
+        self.parked += usize::from(tenant.state == TenantState::Parked.as_str());
+        self.joining += usize::from(tenant.state == TenantState::Joining.as_str());
+        self.following += usize::from(tenant.state == TenantState::Following.as_str());
     }
-    let joins = |tenant: &TenantReport| tenant.state == "joining";
-    if report.is_held
-        && report.tenants.iter().any(joins)
-        && report.tenants.iter().all(|tenant| tenant.state != "following")
-    {
-        reasons.push(VerdictReason::of(Level::Degraded, StatusFinding::NoneFollows));
+
+    /// The verdict on these tenants and the rest of the report, whose own tenants are not read.
+    pub(crate) fn judge(self, report: &Report) -> Verdict {
+        let JudgedTenants { reasons: of_tenants, count, parked, joining, following } = self;
+        let mut reasons: Vec<VerdictReason> = of_process(report).into_iter().chain(of_source(report)).collect();
+        reasons.extend(of_findings(report));
+        reasons.extend(of_tenants);
+        if report.tee.is_none() && count > 0 && parked == count {
+            reasons.push(VerdictReason::of(Level::Failed, StatusFinding::NothingReplicates));
+        }
+        if report.is_held && joining > 0 && following == 0 {
+            reasons.push(VerdictReason::of(Level::Degraded, StatusFinding::NoneFollows));
+        }
+        reasons.extend(of_tee(report, count > 0));
+        // Stable: reasons of one level stay in this order.
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.level));
+        let level = reasons.first().map_or(Level::Ok, |first| first.level);
+        let total = reasons.len();
+        Verdict { level, reasons, total }
     }
-    reasons.extend(of_tee(report));
-    // Stable: reasons of one level stay in this order.
-    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.level));
-    let level = reasons.first().map_or(Level::Ok, |first| first.level);
-    let total = reasons.len();
-    Verdict { level, reasons, total }
 }
 
 /// What follows a lost slot.
@@ -255,7 +280,8 @@ fn of_findings(report: &Report) -> impl Iterator<Item = VerdictReason> {
 pub(crate) fn of_process_alone(report: &Report) -> Vec<VerdictReason> {
     let is_fault = |reason: &VerdictReason| reason.code != StatusFinding::Paused.code();
     let of_tenants = report.tenants.iter().flat_map(|tenant| of_tenant(tenant, false));
-    of_findings(report).chain(of_tenants).chain(of_tee(report)).filter(is_fault).collect()
+    let has_tenants = !report.tenants.is_empty();
+    of_findings(report).chain(of_tenants).chain(of_tee(report, has_tenants)).filter(is_fault).collect()
 }
 
 fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
@@ -311,7 +337,7 @@ fn of_pause(tenant: &str, pause: &PauseReport) -> VerdictReason {
     }
 }
 
-fn of_tee(report: &Report) -> Vec<VerdictReason> {
+fn of_tee(report: &Report, has_tenants: bool) -> Vec<VerdictReason> {
     let Some(tee) = &report.tee else { return Vec::new() };
     let mut reasons = Vec::new();
     if let Some(code) = tee.reason_code {
@@ -321,7 +347,7 @@ fn of_tee(report: &Report) -> Vec<VerdictReason> {
         };
         reasons.push(VerdictReason {
             // Without tenants the Kafka output is all that this installation does.
-            level: if report.tenants.is_empty() { Level::Failed } else { Level::Degraded },
+            level: if has_tenants { Level::Degraded } else { Level::Failed },
             remedy: tee.remedy.clone(),
             since_seconds: Some(tee.since_seconds),
             ..VerdictReason::degraded(code, text)

@@ -31,8 +31,8 @@ pub(crate) trait SessionView: Send + Sync {
     /// Bytes of users of snapshots that wait for targets, in memory and in files.
     fn spool_bytes(&self) -> (usize, u64);
 
-    /// The tenants of the session, in the configuration's order.
-    fn tenants(&self) -> Vec<TenantReading>;
+    /// Reads the tenants of the session, in the configuration's order: one at a time, as there may be tens of thousands.
+    fn visit_tenants(&self, visit: &mut dyn FnMut(TenantReading));
 
     /// The share of the tenant's snapshot that has been read, from 0 to 1; `None` while it does not join.
     fn snapshot_share(&self, tenant: &TenantId) -> Option<f64>;

@@ -8,7 +8,7 @@
 use crate::clock;
 use crate::config::Kafka;
 use crate::map::CommitInfo;
-use crate::model::{Change, Lsn, TenantIdx, TenantKey, Timestamp, User, Xid};
+use crate::model::{Change, Lsn, TenantId, TenantIdx, TenantKey, Timestamp, User, Xid};
 use crate::replicator::consumer::offsets::Boundaries;
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
@@ -38,7 +38,7 @@ pub(crate) struct TopicReader {
     stream: Arc<PartitionStream>,
     sink: TenantSink,
     /// The session's tenants by their ids.
-    tenants: HashMap<String, NamedTenant>,
+    tenants: HashMap<TenantId, NamedTenant>,
     snapshots: Arc<TopicSnapshots>,
     index: Arc<SnapshotIndex>,
     kafka: Kafka,
@@ -106,9 +106,7 @@ impl TopicReader {
         let all = self.context.tenants.all();
         let current = all.iter().filter(|(_, handle)| !handle.is_retired());
         self.tenants = current
-            .map(|(index, handle)| {
-                (handle.tenant.id.to_string(), NamedTenant { index, key: handle.tenant.key.clone() })
-            })
+            .map(|(index, handle)| (handle.tenant.id.clone(), NamedTenant { index, key: handle.tenant.key.clone() }))
             .collect();
     }
 

@@ -88,8 +88,8 @@ impl SessionView for PartitionSessions {
         held.fold((0, 0), |(memory, disk), (more, further)| (memory + more, disk + further))
     }
 
-    fn tenants(&self) -> Vec<TenantReading> {
-        self.all().iter().flat_map(|session| session.tenants()).collect()
+    fn visit_tenants(&self, visit: &mut dyn FnMut(TenantReading)) {
+        self.all().iter().for_each(|session| session.visit_tenants(visit));
     }
 
     fn snapshot_share(&self, tenant: &TenantId) -> Option<f64> {

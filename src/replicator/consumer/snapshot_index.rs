@@ -37,6 +37,8 @@ struct Published {
 #[derive(Default)]
 struct Index {
     tenants: HashMap<TenantId, Placed>,
+    /// The mapping of the last record. Most records have the same one, and share its memory.
+    mapping: Arc<str>,
     /// The sessions of partitions, which are told of new snapshots.
     subscribers: HashMap<i32, mpsc::UnboundedSender<TenantId>>,
 }
@@ -146,7 +148,10 @@ impl SnapshotIndex {
         let before = match record {
             None => known.tenants.remove(&tenant),
             Some(SnapshotRecord { generation, position, partition, offset, mapping, .. }) => {
-                let snapshot = PublishedSnapshot { generation, position, offset, mapping: mapping.into() };
+                if *known.mapping != *mapping {
+                    known.mapping = mapping.into();
+                }
+                let snapshot = PublishedSnapshot { generation, position, offset, mapping: known.mapping.clone() };
                 known.tenants.insert(tenant.clone(), Placed { partition, snapshot })
             }
         };

@@ -39,26 +39,23 @@ impl SessionView for SessionContext {
         self.spool.held_bytes()
     }
 
-    fn tenants(&self) -> Vec<TenantReading> {
+    fn visit_tenants(&self, visit: &mut dyn FnMut(TenantReading)) {
         let handles = self.tenants.all();
-        let progress = self.progress();
-        let active = handles.values().filter(|handle| !handle.is_retired());
-        active
-            .map(|handle| {
-                let waiting = handle.mailbox.waiting();
-                TenantReading {
-                    tenant: handle.configured(),
-                    view: handle.view(),
-                    pause: handle.pause(),
-                    applied: progress.applied_by(&handle.tenant.id),
-                    queue_bytes: waiting.bytes,
-                    queue_users: waiting.users,
-                    oldest_queued: waiting.oldest,
-                    counts: handle.counts.clone(),
-                    contacted: handle.is_contacted(),
-                }
-            })
-            .collect()
+        for handle in handles.values().filter(|handle| !handle.is_retired()) {
+            let waiting = handle.mailbox.waiting();
+            let applied = self.progress().applied_by(&handle.tenant.id);
+            visit(TenantReading {
+                tenant: handle.configured(),
+                view: handle.view(),
+                pause: handle.pause(),
+                applied,
+                queue_bytes: waiting.bytes,
+                queue_users: waiting.users,
+                oldest_queued: waiting.oldest,
+                counts: handle.counts.clone(),
+                contacted: handle.is_contacted(),
+            });
+        }
     }
 
     fn snapshot_share(&self, tenant: &TenantId) -> Option<f64> {

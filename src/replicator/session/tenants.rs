@@ -36,8 +36,6 @@ pub(crate) struct TenantHandle {
     scan_progress: Mutex<ProgressHandle>,
     resync_requests: Mutex<ResyncRequests>,
     pub(crate) row_requests: RowRequests,
-    /// Ends the wait before the next attempt.
-    woken: Notify,
 }
 
 /// What the other tasks tell the tenant's worker, and one another about it.
@@ -54,6 +52,8 @@ struct Control {
     is_retired: bool,
     /// The worker has ended.
     has_ended: bool,
+    /// The next wait before an attempt ends at once.
+    is_woken: bool,
 }
 
 /// The open resync request of the tenant. Ids up to `done_up_to` are done: a read of the state may still return them.
@@ -100,6 +100,7 @@ impl TenantHandle {
                 is_adopted: false,
                 is_retired: false,
                 has_ended: false,
+                is_woken: false,
             }),
             controlled: Notify::new(),
             tenant,
@@ -110,7 +111,6 @@ impl TenantHandle {
             view: Mutex::new(known.map_or(joining, TenantView::of)),
             resync_requests: Mutex::new(ResyncRequests { open: None, done_up_to: None }),
             row_requests: RowRequests::default(),
-            woken: Notify::new(),
         }
     }
 
@@ -141,13 +141,13 @@ impl TenantHandle {
 
     /// Ends the wait before the next attempt.
     pub(crate) fn wake(&self) {
-        self.woken.notify_one();
-        self.mailbox.rouse();
+        self.tell(|control| control.is_woken = true);
     }
 
-    /// Waits for that.
+    /// Waits for that. For one waiter.
     pub(crate) async fn woken(&self) {
-        self.woken.notified().await;
+        self.wait_until(|control| control.is_woken).await;
+        self.control().is_woken = false;
     }
 
     /// The tenant as it is configured now.

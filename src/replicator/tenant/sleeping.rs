@@ -4,7 +4,6 @@
 //!
 //! Most tenants of a large installation are idle. Such a tenant has neither connection nor task, only a [`Sleeper`].
 
-use crate::apply::StatementSize;
 use crate::clock::now;
 use crate::model::{Lsn, Oid, TenantIdx};
 use crate::replicator::session::context::SessionContext;
@@ -27,8 +26,8 @@ pub(crate) struct Sleeper {
     position: Lsn,
     row: Option<TenantRow>,
     relation: Option<Oid>,
-    size: StatementSize,
-    purges: PurgeSchedule,
+    /// `None` if deleted users stay.
+    purges: Option<Box<PurgeSchedule>>,
     follows_since: Option<Instant>,
     /// The version of the tenant's configuration that it has used.
     pub(crate) configured: u32,
@@ -37,7 +36,7 @@ pub(crate) struct Sleeper {
 impl Sleeper {
     /// When users are to be removed from the target.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.purges.due
+        self.purges.as_ref()?.due
     }
 }
 
@@ -49,20 +48,22 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         joins: mpsc::Sender<JoinRequest>,
         sleeper: Sleeper,
     ) -> (Box<Worker<S, C>>, Phase) {
-        let Sleeper { index, position, row, relation, size, purges, follows_since, configured } = sleeper;
+        let Sleeper { index, position, row, relation, purges, follows_since, configured } = sleeper;
         let mut worker = Worker::new(context, connector, index, joins, row);
         (worker.relation, worker.configured, worker.follows_since) = (relation, configured, follows_since);
-        (worker.size, worker.purges) = (size, purges);
+        if let Some(purges) = purges {
+            worker.purges = *purges;
+        }
         (worker, Phase::Idle(ApplyState::at(position)))
     }
 
-    /// The position of a tenant that needs no task: nothing waits for it, no pause of a retry has to be remembered, and no attempt is
-    /// due but the next purge.
+    /// The position of a tenant that needs no task: nothing waits for it, no attempt is due but the next purge, and nothing has to be
+    /// remembered of earlier failures.
     pub(crate) fn may_sleep(&self, phase: &Phase) -> Option<Lsn> {
         let Phase::Idle(ApplyState { position, pending: None, unanswered: None, seen }) = phase else { return None };
         let is_stable = self.follows_since.is_some_and(|since| since.elapsed() >= STABLE_AFTER);
-        let has_failed =
-            !self.retry.is_fresh() || !is_stable && !(self.parked_retries.is_fresh() && self.rejoin_retry.is_fresh());
+        let has_pauses = !is_stable && !(self.parked_retries.is_fresh() && self.rejoin_retry.is_fresh());
+        let has_failed = has_pauses || !self.retry.is_fresh() || self.size.is_limited();
         let purges = self.context.config.purge_after.is_some();
         let has_work = has_failed || !seen.is_empty() || !self.rejected.is_empty() || purges && self.purges.is_due();
         (!has_work && !self.handle.needs_worker(self.configured)).then_some(*position)
@@ -70,8 +71,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Ends the worker of a tenant that [needs no task](Worker::may_sleep).
     pub(crate) fn into_sleeper(self, position: Lsn) -> Sleeper {
-        let Worker { index, row, relation, size, purges, follows_since, configured, .. } = self;
-        Sleeper { index, position, row, relation, size, purges, follows_since, configured }
+        let purges = self.context.config.purge_after.is_some();
+        let Worker { index, row, relation, follows_since, configured, .. } = self;
+        let purges = purges.then(|| Box::new(self.purges));
+        Sleeper { index, position, row, relation, purges, follows_since, configured }
     }
 
     /// The phase in which a session begins. `since_creation` as in [`Phase::Starting`].
