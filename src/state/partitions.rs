@@ -14,7 +14,7 @@ impl StateStore {
     pub(crate) async fn ensure_slot(client: &Client, slot: &str) -> Result<CheckpointKey, StateError> {
         ensure_tables(client).await?;
         let sql = "INSERT INTO users_sync.source (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
-                     lease_until, checkpoint_key) VALUES ($1, 0, '', 0, '0/0', 0, '', now(), '-infinity', $2) \
+                     lease_until, checkpoint_key) VALUES ($1, 0, '', 0, '0/0', 0, '', now(), to_timestamp(0), $2) \
                    ON CONFLICT (slot) DO UPDATE SET checkpoint_key = coalesce(users_sync.source.checkpoint_key, $2) \
                    RETURNING checkpoint_key";
         let new_key = new_key()?;

@@ -49,14 +49,14 @@ pub(super) struct NamedSource {
 pub(super) async fn read_sources(client: &Client, which: &str, slot: &str) -> Result<Vec<NamedSource>, StateError> {
     let sql = format!(
         "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
-           extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
+           extract(epoch FROM greatest(lease_until, to_timestamp(0)) - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
            coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
            ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))), \
            slot, to_jsonb(s) ->> 'shape', coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0), \
            coalesce((to_jsonb(s) ->> 'anchor')::pg_lsn, '0/0'), \
            coalesce((to_jsonb(s) ->> 'anchor_xid')::bigint, 0), \
-           ARRAY(SELECT extract(epoch FROM now() - (at #>> '{{}}')::timestamptz)::float8 \
-             FROM jsonb_array_elements(coalesce(to_jsonb(s) -> 'behind_since', '[]')) at), \
+           ARRAY(SELECT CASE WHEN isfinite(at) THEN extract(epoch FROM now() - at)::float8 END \
+             FROM jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind_since', '[]')) since, CAST(since AS timestamptz) at), \
            to_jsonb(s) ->> 'trouble', to_jsonb(s) ->> 'trouble_code', \
            coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0), \
            to_jsonb(s) ->> 'user_count', \

@@ -17,6 +17,9 @@ use tokio_postgres::types::{PgLsn, ToSql};
 /// Number of epochs that are remembered. The checkpoint of an older epoch is believed without a check.
 const EPOCHS_KEPT: i64 = 1_000;
 
+/// The advisory lock under which the tables are created and upgraded: "users_sy".
+const TABLES_LOCK: i64 = 0x7573_6572_735f_7379;
+
 /// The state of one slot, written by one process.
 pub struct StateStore {
     pub(super) client: PgClient,
@@ -372,6 +375,17 @@ impl StateStore {
 
 /// Creates or upgrades the tables.
 pub(super) async fn ensure_tables(client: &Client) -> Result<(), StateError> {
+    if exists(client).await? && is_current(client).await? {
+        return Ok(());
+    }
+    // Processes of an installation may start at the same time, and `IF NOT EXISTS` does not keep two of them apart.
+    client.batch_execute(&format!("BEGIN; SELECT pg_catalog.pg_advisory_xact_lock({TABLES_LOCK})")).await?;
+    let done = create_tables(client).await;
+    client.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+    done
+}
+
+async fn create_tables(client: &Client) -> Result<(), StateError> {
     if !exists(client).await? {
         create_schema(client, "users_sync").await?;
         client.batch_execute(CREATE).await?;

@@ -160,6 +160,26 @@ async fn targets_are_filled_from_the_topic_and_follow_it() {
     assert_eq!(rows[0][0].as_deref(), Some("3"), "a row fences each partition");
 }
 
+/// Nothing says which process of an installation starts first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_start_before_the_publisher() {
+    let broker = Broker::shared();
+    let server = broker.address();
+    let create = ["--bootstrap-server", &server, "--create", "--topic", "early.users", "--partitions", "3"];
+    broker
+        .tool("org.apache.kafka.tools.TopicCommand", &[&create[..], &["--config", "cleanup.policy=compact"]].concat())
+        .await;
+    let bed = ApplyBed::start(broker, "early").await;
+    bed.change(0).await;
+    let (worker, _log) = Process::apply(&bed.file);
+    bed.bed.becomes("auth", "SELECT to_regclass('users_sync.source') IS NOT NULL", "t").await;
+    bed.bed.becomes("auth", "SELECT count(*) FROM users_sync.source", "1").await;
+    let (publisher, publisher_log) = Process::start_logged(&bed.file);
+    bed.bed.equal().await;
+    assert!(worker.stop().await.success() && publisher.stop().await.success());
+    assert!(!publisher_log.text().contains("session on the source ended"), "{}", publisher_log.text());
+}
+
 /// A target that went back to an older point, one that is new, and one whose tenant was away while others went on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_cannot_continue_is_rebuilt_from_the_topic() {

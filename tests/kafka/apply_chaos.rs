@@ -1,6 +1,7 @@
 //! Three processes of `users-sync apply`, a random load and faults in random order. At the end every target equals the source, and
 //! triggers in the targets have seen no user that went back in time, no transaction in part, and no checkpoint that fell.
-//! `USERS_SYNC_CHAOS=<rounds>` sets the number of faults (default 10), `USERS_SYNC_SEED=<number>` repeats the same choices.
+//! `USERS_SYNC_CHAOS=<rounds>` sets the number of faults (default 11: each of them once), `USERS_SYNC_TENANTS=<number>` that of the
+//! tenants (default 8), `USERS_SYNC_SEED=<number>` repeats the same choices.
 
 use crate::apply::section;
 use crate::broker::{Broker, Settings};
@@ -11,7 +12,6 @@ use rustix::process::Signal;
 use std::time::Duration;
 use tempfile::NamedTempFile;
 
-const TENANTS: usize = 8;
 const USERS: u32 = 40;
 const WORKERS: usize = 3;
 
@@ -57,6 +57,7 @@ enum Fault {
     StopWorker,
     KillPublisher,
     RestartBroker,
+    LoseLeaders,
     TargetAway,
     RestoreTarget,
     RemoveTenant,
@@ -64,12 +65,13 @@ enum Fault {
     SplitTransaction,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::KillWorker,
     Fault::FreezeWorker,
     Fault::StopWorker,
     Fault::KillPublisher,
     Fault::RestartBroker,
+    Fault::LoseLeaders,
     Fault::TargetAway,
     Fault::RestoreTarget,
     Fault::RemoveTenant,
@@ -77,9 +79,21 @@ const FAULTS: [Fault; 10] = [
     Fault::SplitTransaction,
 ];
 
+/// Each partition has a copy on both nodes, and the other one leads it a few seconds after a node was lost.
+const TWO_NODES: [&str; 6] = [
+    "default.replication.factor=2",
+    "offsets.topic.replication.factor=2",
+    "transaction.state.log.replication.factor=2",
+    "broker.session.timeout.ms=3000",
+    "broker.heartbeat.interval.ms=500",
+    "min.insync.replicas=1",
+];
+
 struct World {
     bed: Bed,
     broker: Broker,
+    /// The second node of the broker's cluster.
+    second: Broker,
     file: NamedTempFile,
     publisher: Option<(Process, Log)>,
     workers: Vec<(Process, Log)>,
@@ -96,20 +110,23 @@ fn tenant(number: usize) -> String {
 }
 
 impl World {
-    async fn start(seed: u64) -> World {
-        let broker = Broker::start(&Settings::default());
-        let names: Vec<String> = (0..TENANTS).map(tenant).collect();
+    async fn start(seed: u64, tenants: usize) -> World {
+        let settings = Settings { lines: TWO_NODES.map(str::to_owned).to_vec(), ..Settings::default() };
+        let broker = Broker::start(&settings);
+        let second = broker.join(&settings);
+        let names: Vec<String> = (0..tenants).map(tenant).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let bed = Bed::start(&names).await;
         let file = NamedTempFile::new().unwrap();
         let mut world = World {
             bed,
             broker,
+            second,
             file,
             publisher: None,
             workers: Vec::new(),
-            present: vec![true; TENANTS],
-            away: vec![false; TENANTS],
+            present: vec![true; tenants],
+            away: vec![false; tenants],
             version: 0,
             rng: Rng::with_seed(seed),
         };
@@ -128,7 +145,7 @@ impl World {
 
     /// Writes the configuration with the present tenants. Processes reload it.
     fn configure(&self) {
-        let targets: Vec<(String, String)> = (0..TENANTS)
+        let targets: Vec<(String, String)> = (0..self.tenants())
             .filter(|number| self.present[*number])
             .map(|number| (tenant(number), self.bed.server.url(&tenant(number))))
             .collect();
@@ -139,11 +156,11 @@ impl World {
     /// One transaction: both users of every pair, and a few others.
     async fn change(&mut self) {
         self.version += 1;
-        let (version, some) = (self.version, self.rng.u32(..USERS));
+        let (version, tenants, some) = (self.version, self.tenants(), self.rng.u32(..USERS));
         let sql = format!(
             "INSERT INTO auth.users (id, org, profile) \
                SELECT id, 't' || org, '{{\"version\": {version}}}' \
-               FROM generate_series(0, {TENANTS} - 1) org, unnest(ARRAY['pair-a', 'user-{some}', 'pair-b']) id \
+               FROM generate_series(0, {tenants} - 1) org, unnest(ARRAY['pair-a', 'user-{some}', 'pair-b']) id \
              ON CONFLICT (id, org) DO UPDATE SET profile = excluded.profile, updated_at = now(); \
              DELETE FROM auth.users WHERE id = 'user-' || {}",
             self.rng.u32(..USERS)
@@ -154,21 +171,25 @@ impl World {
     /// More than a batch of the output: it may be published in several Kafka transactions.
     async fn split_transaction(&mut self) {
         self.version += 1;
-        let version = self.version;
+        let (version, tenants) = (self.version, self.tenants());
         let sql = format!(
             "BEGIN; \
              UPDATE auth.users SET profile = '{{\"version\": {version}}}' WHERE id = 'pair-a'; \
              INSERT INTO auth.users (id, org, profile, first_name) \
                SELECT 'large-' || n, 't' || org, '{{\"version\": {version}}}', repeat('x', 1000) \
-               FROM generate_series(0, {TENANTS} - 1) org, generate_series(1, 1500) n \
+               FROM generate_series(0, {tenants} - 1) org, generate_series(1, 1500) n \
              ON CONFLICT (id, org) DO UPDATE SET profile = excluded.profile; \
              UPDATE auth.users SET profile = '{{\"version\": {version}}}' WHERE id = 'pair-b'; COMMIT"
         );
         self.bed.auth(&sql).await;
     }
 
+    fn tenants(&self) -> usize {
+        self.present.len()
+    }
+
     fn some(&mut self, among: impl Fn(&World, usize) -> bool) -> Option<usize> {
-        let found: Vec<usize> = (0..TENANTS).filter(|number| among(self, *number)).collect();
+        let found: Vec<usize> = (0..self.tenants()).filter(|number| among(self, *number)).collect();
         (!found.is_empty()).then(|| found[self.rng.usize(..found.len())])
     }
 
@@ -243,10 +264,18 @@ impl World {
                 self.change().await;
                 tokio::task::block_in_place(|| self.broker.restart());
             }
+            Fault::LoseLeaders => {
+                self.second.kill();
+                for _ in 0..5 {
+                    self.change().await;
+                    let_pass(Duration::from_secs(1)).await;
+                }
+                tokio::task::block_in_place(|| self.second.restart());
+            }
             Fault::TargetAway => match self.some(|world, number| world.away[number]) {
                 Some(number) => self.set_away(number, false).await,
                 None => {
-                    let number = self.rng.usize(..TENANTS);
+                    let number = self.rng.usize(..self.present.len());
                     self.set_away(number, true).await;
                 }
             },
@@ -276,8 +305,9 @@ impl World {
 async fn workers_publisher_broker_and_targets_fail_and_every_target_equals_the_source() {
     let seed = std::env::var("USERS_SYNC_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |seed| seed.parse().unwrap());
     println!("USERS_SYNC_SEED={seed}");
-    let rounds = std::env::var("USERS_SYNC_CHAOS").map_or(10, |rounds| rounds.parse().unwrap());
-    let mut world = World::start(seed).await;
+    let rounds = std::env::var("USERS_SYNC_CHAOS").map_or(FAULTS.len(), |rounds| rounds.parse().unwrap());
+    let tenants = std::env::var("USERS_SYNC_TENANTS").map_or(8, |tenants| tenants.parse().unwrap());
+    let mut world = World::start(seed, tenants).await;
     let mut faults = Vec::new();
     for _ in 0..rounds {
         if faults.is_empty() {
@@ -292,10 +322,10 @@ async fn workers_publisher_broker_and_targets_fail_and_every_target_equals_the_s
             let_pass(Duration::from_millis(world.rng.u64(..300))).await;
         }
     }
-    for number in 0..TENANTS {
+    for number in 0..tenants {
         world.set_away(number, false).await;
     }
-    world.present = vec![true; TENANTS];
+    world.present = vec![true; tenants];
     world.configure();
     world.change().await;
     world.bed.equal().await;

@@ -1,4 +1,4 @@
-//! A real broker: Apache Kafka from Maven Central, one node, in a directory of its own.
+//! A real broker: Apache Kafka from Maven Central, in a directory of its own. One node, or a second one that joins the first.
 
 use crate::support::{DEADLINE, breathe, pause};
 use std::net::{Ipv4Addr, TcpListener};
@@ -21,6 +21,8 @@ pub struct Broker {
     pub port: u16,
     /// The plain listener, which needs no credentials.
     internal: u16,
+    /// The address of the cluster's controller.
+    controller: u16,
     directory: PathBuf,
     child: Mutex<Option<Child>>,
     /// The watching shell; it ends with this process.
@@ -47,16 +49,33 @@ impl Broker {
         SHARED.get_or_init(|| Broker::start(&Settings::default()))
     }
 
+    /// A cluster of one node, which is its controller, too.
     pub fn start(settings: &Settings) -> Broker {
+        let controller = free_port();
+        let roles = format!(
+            "process.roles=broker,controller\nnode.id=1\n\
+             listeners=CLIENTS://127.0.0.1:{{PORT}},INTERNAL://127.0.0.1:{{INTERNAL}},CONTROLLER://127.0.0.1:{controller}"
+        );
+        Broker::start_node(&roles, controller, settings)
+    }
+
+    /// A second node of its cluster, with a copy of each partition that has two.
+    pub fn join(&self, settings: &Settings) -> Broker {
+        let roles =
+            "process.roles=broker\nnode.id=2\nlisteners=CLIENTS://127.0.0.1:{PORT},INTERNAL://127.0.0.1:{INTERNAL}";
+        Broker::start_node(roles, self.controller, settings)
+    }
+
+    fn start_node(roles: &str, controller: u16, settings: &Settings) -> Broker {
         let directory = TempDir::with_prefix("users-sync-kafka-").unwrap().keep();
-        let (port, internal, controller) = (free_port(), free_port(), free_port());
+        let (port, internal) = (free_port(), free_port());
+        let roles = roles.replace("{PORT}", &port.to_string()).replace("{INTERNAL}", &internal.to_string());
         for (name, content) in &settings.files {
             std::fs::write(directory.join(name), content).unwrap();
         }
         let protocol = settings.protocol.unwrap_or("PLAINTEXT");
         let properties = format!(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=CLIENTS://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}\n\
+            "{roles}\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
              advertised.listeners=CLIENTS://localhost:{port},INTERNAL://127.0.0.1:{internal}\n\
              controller.listener.names=CONTROLLER\ninter.broker.listener.name=INTERNAL\n\
              listener.security.protocol.map=CLIENTS:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={data}\n\
@@ -81,7 +100,7 @@ impl Broker {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        let broker = Broker { port, internal, directory, child: Mutex::new(None), _watchdog: watchdog };
+        let broker = Broker { port, internal, controller, directory, child: Mutex::new(None), _watchdog: watchdog };
         broker.run();
         broker
     }

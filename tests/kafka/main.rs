@@ -9,6 +9,7 @@ mod support;
 mod adopt;
 mod apply;
 mod apply_chaos;
+mod apply_compaction;
 mod bed;
 mod broker;
 mod consumer;
