@@ -8,6 +8,8 @@ use super::latency::measure;
 use super::size::{grouped, sized};
 use super::table::{Goal, Table};
 use crate::broker::{Broker, Settings};
+use crate::connect::jdbc_sink;
+use std::process::{Child, Stdio};
 use std::time::Instant;
 
 const TENANTS: u32 = 200;
@@ -44,19 +46,84 @@ pub async fn from_the_topic(table: &mut Table) {
     let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 't1', 'new@example.com', now())";
     let latency = measure(&bed, NAME, &bed.target, &target(1), "neon_auth.users_sync", (&name, insert)).await;
     worker.stop();
-    let waits_in_topic = async || {
-        bed.source.sql(NAME, "CREATE TABLE last AS SELECT pg_current_wal_insert_lsn() AS lsn").await.unwrap();
-        bed.changes(NAME, "email = 'last'", 0, 0).await;
-        let done = "SELECT confirmed_flush_lsn >= lsn FROM pg_replication_slots, last WHERE slot_name = ";
-        bed.wait(&bed.source, NAME, &format!("{done}'{NAME}_kafka'")).await;
-    };
-    let apply = drain(&bed, "apply", transactions, waits_in_topic, || Process::apply(&distributed)).await;
+    let apply =
+        drain(&bed, "apply", transactions, async || published_all(&bed).await, || Process::apply(&distributed)).await;
     publisher.stop();
     let rate = |seconds: f64| f64::from(transactions) / seconds;
     let what = format!("{TENANTS} tenants, {} changes from the topic, run from the slot", grouped(transactions));
     table.add(what, "1/s", rate(apply), rate(run), Goal::TimesAtLeast(0.8));
     table.add("latency p50 at 100 commits/s through Kafka", "ms", latency.p50, None, Goal::AtMost(15.0));
     table.add("latency p99 at 100 commits/s through Kafka", "ms", latency.p99, None, Goal::AtMost(60.0));
+}
+
+/// The same backlog in one topic, for one process of `apply` and its targets, and for Debezium's JDBC sink, which writes all of it to one
+/// table. The rate of the sink counts from its first visible change, because its JVM takes seconds to start; that of `apply` from its
+/// start.
+pub async fn beside_a_sink(table: &mut Table) {
+    let bed = Bed::with(|options| options.set("max_connections", "700")).await;
+    let broker = Broker::start(&Settings::default());
+    let transactions = sized(200_000).max(TENANTS);
+    prepare(&bed, transactions).await;
+    bed.target.create_database("sink").await.unwrap();
+    bed.target.sql("sink", "CREATE SCHEMA neon_auth").await.unwrap();
+    let alone = bed.configuration(NAME, &tenants(&bed), true);
+    let configuration = distributed(&alone, NAME, &broker).replace("kafka: {", "kafka: {schemas: true, ");
+    let publisher = published(&bed, NAME, &configuration).await;
+    let worker = Process::apply(&configuration);
+    bed.following(NAME, TENANTS as usize).await;
+    worker.stop();
+    let directory = tempfile::TempDir::new().unwrap();
+    let sink = || {
+        let port = bed.target.port();
+        let mut command = jdbc_sink(directory.path(), &broker.address(), NAME, port, &["-Xmx1g"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Sink(command.spawn().unwrap())
+    };
+    let whole = format!("SELECT count(*) = {transactions} FROM neon_auth.users_sync");
+    let first = sink();
+    bed.wait(&bed.target, "sink", &whole).await;
+    drop(first);
+
+    let apply =
+        drain(&bed, "both", transactions, async || published_all(&bed).await, || Process::apply(&configuration)).await;
+    // By the primary key: the look must not cost the target much.
+    let changed = |from: u32, which: &str| {
+        let ids: Vec<String> = (from..from + TENANTS).map(|n| format!("'user-{n}'")).collect();
+        format!("SELECT {which} FROM neon_auth.users_sync WHERE id IN ({}) AND email = 'both'", ids.join(", "))
+    };
+    let begun = bed.watch(&bed.target, "sink", &changed(1, "count(*) > 0")).await;
+    let all_done = changed(transactions - TENANTS + 1, &format!("count(*) = {TENANTS}"));
+    let done = bed.watch(&bed.target, "sink", &all_done).await;
+    bed.checkpoint().await;
+    let sink = sink();
+    begun.until_true().await;
+    let started = Instant::now();
+    done.until_true().await;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("  sink: {seconds:.1} s");
+    drop(sink);
+    publisher.stop();
+    let rate = |seconds: f64| f64::from(transactions) / seconds;
+    let what = format!("{TENANTS} tenants, {} changes from the topic, Debezium's JDBC sink", grouped(transactions));
+    table.add(what, "1/s", rate(apply), rate(seconds), Goal::TimesAtLeast(5.0));
+}
+
+/// Kafka Connect, killed when dropped.
+struct Sink(Child);
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until Kafka has everything that the source has.
+async fn published_all(bed: &Bed) {
+    bed.source.sql(NAME, "CREATE TABLE IF NOT EXISTS last AS SELECT pg_current_wal_insert_lsn() AS lsn").await.unwrap();
+    bed.changes(NAME, "email = 'last'", 0, 0).await;
+    let done = "SELECT confirmed_flush_lsn >= lsn FROM pg_replication_slots, last WHERE slot_name = ";
+    bed.wait(&bed.source, NAME, &format!("{done}'{NAME}_kafka'")).await;
 }
 
 /// A configuration for a publisher and its workers.

@@ -38,6 +38,9 @@ mod apply;
 #[allow(dead_code)]
 mod broker;
 #[cfg(feature = "kafka")]
+#[path = "../../tests/kafka/connect.rs"]
+mod connect;
+#[cfg(feature = "kafka")]
 mod idle;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -63,6 +66,8 @@ const PARTS: &[&str] = &[
     "kafka-latency",
     #[cfg(feature = "kafka")]
     "apply",
+    #[cfg(feature = "kafka")]
+    "apply-sink",
     #[cfg(feature = "kafka")]
     "apply-idle",
 ];
@@ -112,6 +117,8 @@ async fn measure(part: &str, bed: &Bed, table: &mut Table) {
         "kafka-latency" => kafka::commit_to_consumed(bed, table).await,
         #[cfg(feature = "kafka")]
         "apply" => apply::from_the_topic(table).await,
+        #[cfg(feature = "kafka")]
+        "apply-sink" => apply::beside_a_sink(table).await,
         #[cfg(feature = "kafka")]
         "apply-idle" => idle::many_tenants(table).await,
         other => unreachable!("{other}"),

@@ -12,6 +12,7 @@ mod apply_chaos;
 mod apply_compaction;
 mod bed;
 mod broker;
+mod connect;
 mod consumer;
 mod delivery;
 mod faults;

@@ -1,7 +1,8 @@
 //! Format `debezium` read by others: Debezium's JDBC sink in Kafka Connect, and Flink SQL.
 
 use crate::bed::TeeBed;
-use crate::broker::{BRIEF, Broker, free_port, libraries};
+use crate::broker::{BRIEF, Broker, libraries};
+use crate::connect::jdbc_sink;
 use crate::consumer::arrive;
 use crate::support::process::Process;
 use crate::support::{HELD, pause};
@@ -14,7 +15,6 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-const DEBEZIUM: &str = "3.6.0.Final";
 const FLINK: &str = "2.2.1";
 
 /// Java programs load many classes before they do anything.
@@ -53,12 +53,10 @@ async fn live(bed: &TeeBed) {
     }
 }
 
-/// A Java program, killed on drop. Its output goes to the files `out` and `log`.
-fn java(directory: &Path, libraries: &str, arguments: &[&str]) -> Child {
+/// Starts a Java program, which is killed on drop. Its output goes to the files `out` and `log`.
+fn start(directory: &Path, command: std::process::Command) -> Child {
     let file = |name: &str| std::fs::File::create(directory.join(name)).unwrap();
-    let mut command = Command::new("java");
-    command.current_dir(directory).args(BRIEF).arg("-Xmx512m");
-    command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", libraries]).args(arguments);
+    let mut command = Command::from(command);
     command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log")).kill_on_drop(true).spawn().unwrap()
 }
 
@@ -66,29 +64,9 @@ fn said(directory: &Path, name: &str) -> String {
     std::fs::read_to_string(directory.join(name)).unwrap()
 }
 
-/// Kafka Connect with Debezium's JDBC sink, from the topic into a table of the database `sink`.
-fn connect(directory: &Path, bed: &TeeBed, topic: &str) -> Child {
-    let converter = "org.apache.kafka.connect.json.JsonConverter";
-    let worker = format!(
-        "bootstrap.servers={}\nlisteners=http://127.0.0.1:{}\noffset.storage.file.filename={}\nplugin.discovery=service_load\n\
-         key.converter={converter}\nkey.converter.schemas.enable=true\n\
-         value.converter={converter}\nvalue.converter.schemas.enable=true\n",
-        bed.brokers,
-        free_port(),
-        directory.join("offsets").display()
-    );
-    let sink = format!(
-        "name=sink\nconnector.class=io.debezium.connector.jdbc.JdbcSinkConnector\ntopics={topic}\n\
-         connection.url=jdbc:postgresql://127.0.0.1:{}/sink\nconnection.username=postgres\nconnection.password=any\n\
-         insert.mode=upsert\ndelete.enabled=true\nprimary.key.mode=record_key\nschema.evolution=basic\n\
-         collection.name.format=neon_auth.users_sync\nconsumer.override.isolation.level=read_committed\n",
-        bed.bed.server.port()
-    );
-    for (name, properties) in [("worker", worker), ("sink", sink)] {
-        std::fs::write(directory.join(name), properties).unwrap();
-    }
-    let arguments = ["org.apache.kafka.connect.cli.ConnectStandalone", "worker", "sink"];
-    java(directory, &libraries("debezium", DEBEZIUM), &arguments)
+/// The options of a JVM that runs for seconds.
+fn brief() -> Vec<&'static str> {
+    BRIEF.into_iter().chain(["-Xmx512m"]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +79,8 @@ async fn debeziums_jdbc_sink_rebuilds_the_same_table() {
     let process = Process::start(&bed.file);
     bed.tee_is("following").await;
     let directory = TempDir::new().unwrap();
-    let mut connect = connect(directory.path(), &bed, "jdbc.acme");
+    let sink = jdbc_sink(directory.path(), &bed.brokers, "jdbc.acme", bed.bed.server.port(), &brief());
+    let mut connect = start(directory.path(), sink);
     live(&bed).await;
     bed.bed.equal().await;
     // On its own it would create a json column.
@@ -148,8 +127,11 @@ async fn flinks_changelog_ends_with_the_same_users() {
     }
     let program = format!("{}/tests/kafka/Flink.java", env!("CARGO_MANIFEST_DIR"));
     let directory = TempDir::new().unwrap();
-    let arguments = [&*program, &broker.address(), "flink.false.acme", "false", "flink.true.acme", "true"];
-    let mut flink = java(directory.path(), &libraries("flink", FLINK), &arguments);
+    let mut flink = std::process::Command::new("java");
+    flink.current_dir(directory.path()).args(brief()).arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
+    flink.args(["-cp", &libraries("flink", FLINK), &program, &broker.address()]);
+    flink.args(["flink.false.acme", "false", "flink.true.acme", "true"]);
+    let mut flink = start(directory.path(), flink);
     let ended = timeout(PATIENCE, flink.wait()).await;
     assert!(ended.is_ok_and(|ended| ended.unwrap().success()), "{}", said(directory.path(), "log"));
     let out = said(directory.path(), "out");
