@@ -17,6 +17,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::fmt;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -123,8 +125,13 @@ impl Collector for StatusCollector {
         let mut out = MetricWriter(&mut encoder);
         out.gauge("streaming", "1 if this process is replicating", u64::from(role == Role::Streaming))?;
         out.gauge("standby", "1 if this process is waiting to take over", u64::from(role == Role::Standby))?;
-        let report = self.0.report();
-        let verdict = judge(&report);
+        let (verdict, users_without_tenant) = match status.verdict() {
+            Some(verdict) => (verdict, status.users_without_tenant()),
+            None => {
+                let report = self.0.report();
+                (judge(&report), report.users_without_tenant.clone())
+            }
+        };
         out.gauge("verdict", "0 if everything replicates, 1 if something needs attention, 2 if nothing replicates", {
             match verdict.level {
                 Level::Ok => 0,
@@ -139,7 +146,7 @@ impl Collector for StatusCollector {
             })
         })?;
         out.gauges("users_without_tenant", "Users of the source that belong to no tenant, by key", |series| {
-            let counted = report.users_without_tenant.as_ref();
+            let counted = users_without_tenant.as_ref();
             let kinds = [
                 ("none", counted.and_then(|counted| counted.without_key)),
                 ("unknown", counted.and_then(|counted| counted.with_unknown_key)),
@@ -167,12 +174,38 @@ impl Collector for StatusCollector {
             series.value(&[("place", "memory")], memory as u64)?;
             series.value(&[("place", "disk")], disk)
         })?;
-        encode_tenants(&mut out, &tenants)?;
+        encode_states(&mut out, &tenants)?;
+        encode_tenants(&mut out, &listed(tenants, LISTED_TENANTS))?;
         encode_tee(&mut out, status)
     }
 }
 
-fn encode_tenants(out: &mut MetricWriter<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
+/// Tenants with series of their own. A monitoring system pays for each series, also for those of tenants without changes.
+const LISTED_TENANTS: usize = 1_000;
+
+/// At most `limit` tenants, in their order: those that do not follow, that lag or reject users, and then the busiest.
+fn listed(mut tenants: Vec<TenantSample>, limit: usize) -> Vec<TenantSample> {
+    if tenants.len() <= limit {
+        return tenants;
+    }
+    let urgency = |tenant: &TenantSample| {
+        let is_well = tenant.state == TenantState::Following && tenant.rejected == 0;
+        let lag = tenant.lag_seconds.unwrap_or(0.0);
+        (is_well, Reverse((lag * 1_000.0) as u64), Reverse(tenant.counts.read().rows))
+    };
+    let mut places: Vec<usize> = (0..tenants.len()).collect();
+    places.sort_by_cached_key(|place| urgency(&tenants[*place]));
+    places.truncate(limit);
+    let places: HashSet<usize> = places.into_iter().collect();
+    let mut place = 0;
+    tenants.retain(|_| {
+        place += 1;
+        places.contains(&(place - 1))
+    });
+    tenants
+}
+
+fn encode_states(out: &mut MetricWriter<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
     out.gauges("tenants", "Tenants by state", |series| {
         STATES.into_iter().try_for_each(|state| {
             let count = tenants.iter().filter(|tenant| tenant.state == state).count();
@@ -184,7 +217,10 @@ fn encode_tenants(out: &mut MetricWriter<'_, '_>, tenants: &[TenantSample]) -> f
             let count = tenants.iter().filter(|tenant| tenant.cause == Some(cause)).count();
             series.value(&[("reason", cause.code())], count as u64)
         })
-    })?;
+    })
+}
+
+fn encode_tenants(out: &mut MetricWriter<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
     out.gauges("tenant_state", "1 for the state that the tenant is in", |series| {
         tenants.iter().try_for_each(|tenant| {
             STATES.into_iter().try_for_each(|state| {
@@ -323,5 +359,50 @@ impl From<u64> for GaugeValue {
 impl From<f64> for GaugeValue {
     fn from(value: f64) -> GaugeValue {
         GaugeValue::Real(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TenantId;
+    use crate::status::metrics::{Metrics, TenantCounts, Visible};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn tenants_that_need_attention_and_the_busiest_have_series() {
+        let sample = |name: &str, state, lag_seconds, rejected, rows| {
+            let counts = Arc::<TenantCounts>::default();
+            let visible = Visible { rows, sign_ups: 0, transactions: 1, took: Duration::ZERO, age: Duration::ZERO };
+            Metrics::default().applied(&counts, visible);
+            TenantSample {
+                tenant: TenantId::new(name),
+                state,
+                cause: None,
+                lag_bytes: None,
+                lag_seconds,
+                queue_bytes: 0,
+                rejected,
+                counts,
+            }
+        };
+        let all = || {
+            vec![
+                sample("idle", TenantState::Following, Some(0.0), 0, 1),
+                sample("busy", TenantState::Following, Some(0.0), 0, 9),
+                sample("rejects", TenantState::Following, Some(0.0), 2, 0),
+                sample("lags", TenantState::Following, Some(0.5), 0, 0),
+                sample("parked", TenantState::Parked, None, 0, 0),
+            ]
+        };
+        let names = |limit| {
+            let listed = listed(all(), limit);
+            listed.iter().map(|tenant| tenant.tenant.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(5), "idle busy rejects lags parked");
+        assert_eq!(names(4), "busy rejects lags parked");
+        assert_eq!(names(3), "rejects lags parked");
+        assert_eq!(names(2), "rejects parked");
     }
 }

@@ -289,6 +289,12 @@ impl ProcessStatus {
         Some(tenants.judge(&report))
     }
 
+    /// The users without a tenant, as this process counted them last.
+    pub(crate) fn users_without_tenant(&self) -> Option<UsersWithoutTenant> {
+        let known = lock(&self.user_count);
+        known.as_ref().map(|known| UsersWithoutTenant::of(&known.counted, age(known.at)))
+    }
+
     fn visit_reports(&self, session: &dyn SessionView, mut visit: impl FnMut(TenantReport)) {
         let wal_limit = session.identity().source_wal;
         let known = lock(&self.user_count);
@@ -301,7 +307,6 @@ impl ProcessStatus {
 
     fn report_without_tenants(&self, session: &dyn SessionView) -> Report {
         let SessionIdentity { slot, generation, holder, .. } = session.identity();
-        let known = lock(&self.user_count);
         Report {
             generation: generation.0,
             holder,
@@ -316,7 +321,7 @@ impl ProcessStatus {
             source_position: self.end_of_log(session).map(|end| end.to_string()),
             waiting: waiting(&self.source_log()),
             slot,
-            users_without_tenant: known.as_ref().map(|known| UsersWithoutTenant::of(&known.counted, age(known.at))),
+            users_without_tenant: self.users_without_tenant(),
             partitions: Vec::new(),
             tenants: Vec::new(),
             tee: self.tee(),

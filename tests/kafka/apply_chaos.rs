@@ -13,6 +13,8 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 const USERS: u32 = 40;
+/// Users of a transaction that does not fit into one batch of the output.
+const LARGE: usize = 12_000;
 const WORKERS: usize = 3;
 
 /// Records what must never happen. The two users of a pair always change in one transaction, so that they differ only in a
@@ -171,13 +173,13 @@ impl World {
     /// More than a batch of the output: it may be published in several Kafka transactions.
     async fn split_transaction(&mut self) {
         self.version += 1;
-        let (version, tenants) = (self.version, self.tenants());
+        let (version, tenants, each) = (self.version, self.tenants(), LARGE / self.tenants());
         let sql = format!(
             "BEGIN; \
              UPDATE auth.users SET profile = '{{\"version\": {version}}}' WHERE id = 'pair-a'; \
              INSERT INTO auth.users (id, org, profile, first_name) \
                SELECT 'large-' || n, 't' || org, '{{\"version\": {version}}}', repeat('x', 1000) \
-               FROM generate_series(0, {tenants} - 1) org, generate_series(1, 1500) n \
+               FROM generate_series(0, {tenants} - 1) org, generate_series(1, {each}) n \
              ON CONFLICT (id, org) DO UPDATE SET profile = excluded.profile; \
              UPDATE auth.users SET profile = '{{\"version\": {version}}}' WHERE id = 'pair-b'; COMMIT"
         );
