@@ -29,11 +29,11 @@ setup: ## Install missing build tools: PostgreSQL's server programs, PgBouncer, 
 
 demo: ## Show replication between two throwaway servers (SECONDS=20); STAY=1 adds a page for visitors.
 	@.ci/setup demo
-	cargo run --profile demo --no-default-features --locked -- demo --seconds $(SECONDS) $(if $(STAY),--stay)
+	cargo run --profile quick --no-default-features --locked -- demo --seconds $(SECONDS) $(if $(STAY),--stay)
 
 test: setup ## Run all tests, including those against real servers and the auth stores' own tables.
 	@.ci/setup stores
-	directory=$$(.ci/server-directory) && TMPDIR="$$directory" cargo test --release --locked
+	directory=$$(.ci/server-directory) && TMPDIR="$$directory" cargo test --profile quick --locked
 
 test-matrix: setup ## Run the tests that need servers against each PostgreSQL version (MAJORS="14 18").
 	@.ci/setup stores
@@ -51,8 +51,8 @@ bench: setup ## Compare with PostgreSQL's own logical replication on this machin
 
 check: setup ## Check the format, clippy and rustdoc; warnings are errors.
 	cargo fmt --check
-	cargo clippy --release --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
+	cargo clippy --profile quick --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --profile quick --no-deps --locked
 
 lint: check
 

@@ -199,3 +199,20 @@ async fn a_snapshot_between_two_failures_does_not_shorten_the_pause() {
     assert!(pauses[2] >= 2.0 && pauses[3] >= 4.0, "{pauses:?}");
     assert!(process.stop().await.success());
 }
+
+/// A tenant for which nothing waits has neither a connection nor a task.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_purged_from_a_target_that_sleeps() {
+    let bed = bed().await;
+    let config = bed.config_file("wake_after: 1h\ndeletes: {mode: soft, purge_after: 3s}");
+    let (process, log) = Process::start_logged(&config);
+    bed.equal().await;
+    bed.state_is("acme", "following").await;
+    for user in ["u2", "u3"] {
+        bed.auth(&format!("DELETE FROM auth.users WHERE id = '{user}'")).await;
+        let left = format!("SELECT count(*) FROM neon_auth.users_sync WHERE id = '{user}'");
+        bed.becomes("acme", &left, "0").await;
+    }
+    assert_eq!(log.text().matches("deleted permanently").count(), 2, "{}", log.text());
+    assert!(process.stop().await.success());
+}

@@ -392,6 +392,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 () = self.moved() => {}
                 () = self.handle.paused(true) => return Err(StopReason::Paused),
                 () = self.handle.row_requests.arrived() => {}
+                () = self.purge_is_due(apply) => {}
+                () = self.rejected.due_asleep() => {}
                 () = self.context.drain.cancelled() => {}
             }
         }
