@@ -247,6 +247,31 @@ async fn run_and_apply_take_targets_over_from_each_other() {
     assert!(!log.text().contains("snapshot requested"));
 }
 
+/// The publisher publishes all users again, and the worker's offsets mean nothing in the new topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_is_published_and_applied_again() {
+    let broker = Broker::shared();
+    let bed = ApplyBed::start(broker, "deleted").await;
+    bed.change(0).await;
+    let (publisher, _publisher_log) = Process::start_logged(&bed.file);
+    let (worker, log) = Process::apply(&bed.file);
+    bed.bed.equal().await;
+    bed.all_follow().await;
+    for round in 1..20 {
+        bed.change(round).await;
+    }
+    bed.bed.equal().await;
+    let before = rebuilds(&log);
+    let delete = ["--bootstrap-server", &broker.address(), "--delete", "--topic", "deleted.users"];
+    broker.tool("org.apache.kafka.tools.TopicCommand", &delete).await;
+    bed.change(20).await;
+    bed.bed.equal().await;
+    bed.change(21).await;
+    bed.bed.equal().await;
+    assert!(rebuilds(&log) > before, "{}", log.text());
+    assert!(worker.stop().await.success() && publisher.stop().await.success());
+}
+
 /// Messages that another program wrote, and one whose value was damaged, are left out and reported; what follows is applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_cannot_be_read_are_left_out() {
