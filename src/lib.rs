@@ -1,7 +1,7 @@
 //! users-sync: an auth database's users, in every tenant's `neon_auth.users_sync`.
 //!
-//! The flow is `capture -> map -> route -> apply`, with one bounded queue and one task per tenant. No stage imports
-//! another: only `replicator` knows them all. docs/ARCHITECTURE.md has the tasks, the path of a change, and the locks.
+//! The flow is `capture -> map -> route -> apply`, with one bounded queue per tenant, and a task while something waits. No
+//! stage imports another: only `replicator` knows them all. docs/ARCHITECTURE.md has the tasks, the path of a change, and the locks.
 //!
 //! # Layout
 //!

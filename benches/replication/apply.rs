@@ -79,7 +79,7 @@ pub async fn beside_a_sink(table: &mut Table) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Sink(command.spawn().unwrap())
     };
-    let whole = format!("SELECT count(*) = {transactions} FROM neon_auth.users_sync");
+    let whole = format!("SELECT count(*) >= {transactions} FROM neon_auth.users_sync");
     let first = sink();
     bed.wait(&bed.target, "sink", &whole).await;
     drop(first);

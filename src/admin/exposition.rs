@@ -183,26 +183,26 @@ impl Collector for StatusCollector {
 /// Tenants with series of their own. A monitoring system pays for each series, also for those of tenants without changes.
 const LISTED_TENANTS: usize = 1_000;
 
-/// At most `limit` tenants, in their order: those that do not follow, that lag or reject users, and then the busiest.
-fn listed(mut tenants: Vec<TenantSample>, limit: usize) -> Vec<TenantSample> {
+/// A lag in seconds that needs attention. Shorter ones come and go with every change, and so would the series.
+const LAG: f64 = 60.0;
+
+/// At most `limit` tenants, in their order: those that do not follow, then those that reject users, lag, or were resynced or connected
+/// again, whose counters the alerts watch, and then the busiest.
+fn listed(tenants: Vec<TenantSample>, limit: usize) -> Vec<TenantSample> {
     if tenants.len() <= limit {
         return tenants;
     }
-    let urgency = |tenant: &TenantSample| {
-        let is_well = tenant.state == TenantState::Following && tenant.rejected == 0;
-        let lag = tenant.lag_seconds.unwrap_or(0.0);
-        (is_well, Reverse((lag * 1_000.0) as u64), Reverse(tenant.counts.read().rows))
+    let rank = |tenant: &TenantSample| {
+        let totals = tenant.counts.read();
+        let lags = tenant.lag_seconds.is_some_and(|lag| lag >= LAG);
+        let is_well = tenant.rejected == 0 && !lags && totals.resyncs <= 1 && totals.reconnects == 0;
+        (tenant.state == TenantState::Following, is_well, Reverse(totals.rows))
     };
     let mut places: Vec<usize> = (0..tenants.len()).collect();
-    places.sort_by_cached_key(|place| urgency(&tenants[*place]));
-    places.truncate(limit);
-    let places: HashSet<usize> = places.into_iter().collect();
-    let mut place = 0;
-    tenants.retain(|_| {
-        place += 1;
-        places.contains(&(place - 1))
-    });
-    tenants
+    places.sort_by_cached_key(|place| rank(&tenants[*place]));
+    let first: HashSet<usize> = places.into_iter().take(limit).collect();
+    let numbered = tenants.into_iter().enumerate();
+    numbered.filter(|(place, _)| first.contains(place)).map(|(_, tenant)| tenant).collect()
 }
 
 fn encode_states(out: &mut MetricWriter<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
@@ -392,7 +392,7 @@ mod tests {
                 sample("idle", TenantState::Following, Some(0.0), 0, 1),
                 sample("busy", TenantState::Following, Some(0.0), 0, 9),
                 sample("rejects", TenantState::Following, Some(0.0), 2, 0),
-                sample("lags", TenantState::Following, Some(0.5), 0, 0),
+                sample("lags", TenantState::Following, Some(70.0), 0, 0),
                 sample("parked", TenantState::Parked, None, 0, 0),
             ]
         };
@@ -403,6 +403,6 @@ mod tests {
         assert_eq!(names(5), "idle busy rejects lags parked");
         assert_eq!(names(4), "busy rejects lags parked");
         assert_eq!(names(3), "rejects lags parked");
-        assert_eq!(names(2), "rejects parked");
+        assert_eq!(names(1), "parked");
     }
 }

@@ -1,4 +1,4 @@
-//! The running process: sessions on the source, one task per tenant, and the positions that are confirmed to the slot.
+//! The running process: sessions on the source, the tenants' tasks, and the positions that are confirmed to the slot.
 //!
 //! # Tasks
 //!
@@ -42,10 +42,10 @@
 //! Within a task, locks are taken in this order. Two locks of one line are held together only where it says
 //! "then", and none of these is held across an await.
 //!
-//! 1. `ProcessStatus`: `current`, then `source` or the session's `lease`; `tee`
-//! 2. `SessionContext`: `progress`
+//! 1. `ProcessStatus`: `current`, then `source` or the session's `lease`; `tee`; `user_count`, then `source` and those of a session
+//! 2. `TenantRegistry`: `all`, then `current` or those of a handle; `SessionContext`: `progress`
 //! 3. `SessionContext`: `fingerprints`
-//! 4. `TenantHandle`: `scan_progress`, then `view`; `resync_requests`; `Mailbox`: `inner`
+//! 4. `TenantHandle`: `scan_progress`, then `view`; `resync_requests`; `control`; `Mailbox`: `inner`; `rouse`
 //!
 //! All other locks are taken alone. docs/ARCHITECTURE.md lists them, and the asynchronous ones.
 //!

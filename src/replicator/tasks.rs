@@ -16,13 +16,13 @@ use crate::replicator::session::user_count::count_changes;
 use crate::replicator::session::worker_watch::watch_workers;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
-use crate::replicator::workers::{WorkerStarter, Workers};
+use crate::replicator::workers::{WorkerStarter, Workers, finished};
 use crate::state::{Pauses, TenantRow, TenantState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
@@ -354,14 +354,4 @@ async fn first_error(tasks: &mut JoinSet<Result<(), ServiceError>>) -> ServiceEr
         }
     }
     std::future::pending().await
-}
-
-/// The result of a task. Resumes its panic.
-pub(super) fn finished<T: Default>(done: Result<Result<T, ServiceError>, JoinError>) -> Result<T, ServiceError> {
-    match done {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // Tasks are aborted only with their session.
-        Err(_) => Ok(T::default()),
-    }
 }

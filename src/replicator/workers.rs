@@ -5,7 +5,6 @@ use crate::model::TenantIdx;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
-use crate::replicator::tasks::finished;
 use crate::replicator::tenant::phase::Phase;
 use crate::replicator::tenant::target::Postgres;
 use crate::replicator::tenant::{Sleeper, Worker};
@@ -13,7 +12,7 @@ use crate::state::TenantRow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span, info_span};
 
@@ -26,7 +25,8 @@ pub(super) struct Workers {
     running: JoinSet<Result<Option<Sleeper>, ServiceError>>,
     starts: mpsc::UnboundedSender<Start>,
     received: mpsc::UnboundedReceiver<Start>,
-    /// When users are to be removed from the targets of tenants without a task. A tenant that has a task again may be here still.
+    /// When users are to be removed from the targets of tenants without a task. May still name tenants that have a task again: rousing
+    /// those does nothing.
     due: BTreeSet<(Instant, TenantIdx)>,
 }
 
@@ -63,8 +63,8 @@ impl Workers {
     pub(super) fn add(&mut self, index: TenantIdx, row: Option<TenantRow>, since_creation: bool) {
         let mut worker = Worker::new(self.context.clone(), Postgres, index, self.joins.clone(), row);
         let phase = worker.first_phase(since_creation);
-        match worker.may_sleep(&phase) {
-            Some(position) => self.lay_down(worker.into_sleeper(position)),
+        match worker.sleep_position(&phase) {
+            Some(position) => self.put_to_sleep(worker.into_sleeper(position)),
             None => self.spawn(worker, phase),
         }
     }
@@ -81,7 +81,7 @@ impl Workers {
                 Some(start) = self.received.recv() => self.start(start),
                 Some(done) = self.running.join_next() => {
                     if let Some(sleeper) = finished(done)? {
-                        self.lay_down(sleeper);
+                        self.put_to_sleep(sleeper);
                     }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.rouse_due(),
@@ -89,13 +89,15 @@ impl Workers {
             }
         }
         // What has reached a mailbox before is applied.
-        while let Ok(start) = self.received.try_recv() {
-            self.start(start);
+        loop {
+            while let Ok(start) = self.received.try_recv() {
+                self.start(start);
+            }
+            let Some(done) = self.running.join_next().await else { return Ok(()) };
+            if let Some(sleeper) = finished(done)? {
+                self.put_to_sleep(sleeper);
+            }
         }
-        while let Some(done) = self.running.join_next().await {
-            finished(done)?;
-        }
-        Ok(())
     }
 
     fn start(&mut self, start: Start) {
@@ -114,12 +116,12 @@ impl Workers {
     }
 
     /// Leaves a tenant without a task until something waits for it.
-    fn lay_down(&mut self, sleeper: Sleeper) {
+    fn put_to_sleep(&mut self, sleeper: Sleeper) {
         if let Some(due) = sleeper.due() {
             self.due.insert((due, sleeper.index));
         }
         let (handle, starts) = (self.context.tenants.get(sleeper.index), self.starts.clone());
-        handle.sleep(sleeper.configured, move || {
+        handle.sleep(sleeper.config_version, move || {
             // A session that has drained needs no worker.
             let _ = starts.send(Start::Roused(sleeper));
         });
@@ -131,5 +133,15 @@ impl Workers {
             self.due.remove(&(at, index));
             self.context.tenants.get(index).mailbox.rouse();
         }
+    }
+}
+
+/// The result of a task. Resumes its panic.
+pub(super) fn finished<T: Default>(done: Result<Result<T, ServiceError>, JoinError>) -> Result<T, ServiceError> {
+    match done {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // Tasks are aborted only with their session.
+        Err(_) => Ok(T::default()),
     }
 }

@@ -1,6 +1,9 @@
 //! A tenant's mailbox: the reader pushes changes and the tenant's task takes them, within a budget of bytes.
 //!
 //! The lock is held for a few map operations, never across an await.
+//!
+//! A target that is *asleep* has no connection, and is *woken* by what waits for it. A tenant without a task is *roused*: its worker then
+//! decides whether the target is woken.
 
 use super::memory::Memory;
 use super::queue::{Batch, Pushed, Queue};
@@ -19,7 +22,7 @@ pub(crate) struct Mailbox {
     drained: Notify,
     interrupting: Notify,
     /// Starts the worker of a tenant that has no task.
-    asleep: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    rouse: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// In bytes.
     budget: usize,
 }
@@ -68,7 +71,7 @@ impl Mailbox {
             filled: Notify::new(),
             drained: Notify::new(),
             interrupting: Notify::new(),
-            asleep: Mutex::default(),
+            rouse: Mutex::default(),
             budget,
         }
     }
@@ -161,7 +164,10 @@ impl Mailbox {
             }
             pushed
         });
-        self.notify_filled();
+        match pushed {
+            Pushed::Queued => self.notify_filled(),
+            Pushed::Dropped => {}
+        }
         pushed
     }
 
@@ -184,15 +190,15 @@ impl Mailbox {
         self.notify_filled();
     }
 
-    /// The tenant has no task from now on: the next change or interrupt calls `rouse`, as [`Mailbox::rouse`] does. The caller looks
-    /// for what came before.
+    /// The tenant has no task from now on: the next change or interrupt calls `rouse`, as [`Mailbox::rouse`] does. The caller must then
+    /// check for what has arrived before this call.
     pub(crate) fn sleep(&self, rouse: impl FnOnce() + Send + 'static) {
-        *lock(&self.asleep) = Some(Box::new(rouse));
+        *lock(&self.rouse) = Some(Box::new(rouse));
     }
 
     /// Starts the worker of a tenant that has no task.
     pub(crate) fn rouse(&self) {
-        let rouse = lock(&self.asleep).take();
+        let rouse = lock(&self.rouse).take();
         if let Some(rouse) = rouse {
             rouse();
         }

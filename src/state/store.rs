@@ -379,13 +379,18 @@ pub(super) async fn ensure_tables(client: &Client) -> Result<(), StateError> {
         return Ok(());
     }
     // Processes of an installation may start at the same time, and `IF NOT EXISTS` does not keep two of them apart.
-    client.batch_execute(&format!("BEGIN; SELECT pg_catalog.pg_advisory_xact_lock({TABLES_LOCK})")).await?;
+    client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     let done = create_tables(client).await;
-    client.batch_execute(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+    match done {
+        Ok(()) => client.batch_execute("COMMIT").await?,
+        // The error that caused it says more than one of the rollback.
+        Err(_) => drop(client.batch_execute("ROLLBACK").await),
+    }
     done
 }
 
 async fn create_tables(client: &Client) -> Result<(), StateError> {
+    client.batch_execute(&format!("SELECT pg_catalog.pg_advisory_xact_lock({TABLES_LOCK})")).await?;
     if !exists(client).await? {
         create_schema(client, "users_sync").await?;
         client.batch_execute(CREATE).await?;

@@ -136,7 +136,7 @@ impl JudgedTenants {
         self.following += usize::from(tenant.state == TenantState::Following.as_str());
     }
 
-    /// The verdict on these tenants and the rest of the report, whose own tenants are not read.
+    /// The verdict on these tenants and the rest of the report. Ignores `report.tenants`.
     pub(crate) fn judge(self, report: &Report) -> Verdict {
         let JudgedTenants { reasons: of_tenants, count, parked, joining, following } = self;
         let mut reasons: Vec<VerdictReason> = of_process(report).into_iter().chain(of_source(report)).collect();

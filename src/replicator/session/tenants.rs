@@ -144,7 +144,7 @@ impl TenantHandle {
         self.tell(|control| control.is_woken = true);
     }
 
-    /// Waits for that. For one waiter.
+    /// Waits for that, and consumes it. For one waiter.
     pub(crate) async fn woken(&self) {
         self.wait_until(|control| control.is_woken).await;
         self.control().is_woken = false;
@@ -162,12 +162,12 @@ impl TenantHandle {
     }
 
     /// Whether the configuration has changed since the given version.
-    pub(crate) fn is_configured_anew(&self, since: u32) -> bool {
+    pub(crate) fn is_reconfigured(&self, since: u32) -> bool {
         self.control().version != since
     }
 
     /// Waits for that.
-    pub(crate) async fn configured_anew(&self, since: u32) {
+    pub(crate) async fn reconfigured(&self, since: u32) {
         self.wait_until(|control| control.version != since).await;
     }
 
@@ -181,9 +181,7 @@ impl TenantHandle {
 
     /// The reader knows the tenant, and pushes its changes into the mailbox.
     pub(crate) fn adopt(&self) {
-        if !self.control().is_adopted {
-            self.tell(|control| control.is_adopted = true);
-        }
+        self.note(|control| control.is_adopted = true);
     }
 
     /// Waits for that.
@@ -207,7 +205,7 @@ impl TenantHandle {
 
     /// The worker has ended.
     pub(crate) fn end(&self) {
-        self.tell(|control| control.has_ended = true);
+        self.note(|control| control.has_ended = true);
     }
 
     /// Waits for that.
@@ -218,15 +216,15 @@ impl TenantHandle {
     /// Whether something waits for a worker that has seen this version of the configuration.
     pub(crate) fn needs_worker(&self, version: u32) -> bool {
         let control = self.control();
-        let is_told = control.pause.is_some() || control.is_retired || control.version != version;
+        let is_changed = control.pause.is_some() || control.is_retired || control.version != version;
         drop(control);
-        is_told || self.mailbox.has_next() || !self.row_requests.is_empty()
+        is_changed || self.mailbox.has_next() || !self.row_requests.is_empty()
     }
 
-    /// The worker ends its task until something waits for it: calls `rouse` then, or now.
+    /// The tenant has no task from now on. Calls `rouse` once something waits for its worker: at once, if something waits already.
     pub(crate) fn sleep(&self, version: u32, rouse: impl FnOnce() + Send + 'static) {
         self.mailbox.sleep(rouse);
-        // What came in between found no sleeping worker.
+        // What has arrived before that call found no closure to call.
         if self.needs_worker(version) {
             self.mailbox.rouse();
         }
@@ -236,10 +234,16 @@ impl TenantHandle {
         lock(&self.control)
     }
 
+    /// Changes what concerns the worker, and gives it a task if it has none.
     fn tell(&self, change: impl FnOnce(&mut Control)) {
+        self.note(change);
+        self.mailbox.rouse();
+    }
+
+    /// Changes what concerns other tasks.
+    fn note(&self, change: impl FnOnce(&mut Control)) {
         change(&mut self.control());
         self.controlled.notify_waiters();
-        self.mailbox.rouse();
     }
 
     async fn wait_until(&self, is_so: impl Fn(&Control) -> bool) {

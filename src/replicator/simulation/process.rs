@@ -205,7 +205,7 @@ impl Process {
                 self.workers[index] = None;
                 if let Some(sleeper) = result? {
                     let (handle, rouse) = (self.context.tenants.get(index), self.rouse.clone());
-                    handle.sleep(sleeper.configured, move || drop(rouse.send(sleeper)));
+                    handle.sleep(sleeper.config_version, move || drop(rouse.send(sleeper)));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A tenant's task: opens the target, assesses its checkpoint, then joins, follows or parks, and starts over.
+//! A tenant's worker: opens the target, assesses its checkpoint, then joins, follows or parks, and starts over.
 //!
 //! [`phase`] has the phases of a worker, `worker` the loop over them; the other files do the work of one phase. The worker
 //! reaches its target and the state through the traits of [`target`] and [`StateAccess`](crate::state::StateAccess), so
@@ -18,11 +18,12 @@ mod recorded_reason;
 mod rejected_users;
 mod reread;
 mod retry_rejected;
+mod sleeper;
 mod sleeping;
 mod slow;
 pub(crate) mod target;
 mod unanswered;
 mod worker;
 
-pub(crate) use sleeping::Sleeper;
+pub(crate) use sleeper::Sleeper;
 pub(crate) use worker::Worker;

@@ -162,7 +162,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     async fn connect(&mut self) -> Result<(C::Target, ObservedTarget), StopReason> {
         let (configured, version) = self.handle.configured_version();
-        self.configured = version;
+        self.config_version = version;
         // Another installation's `adopt` sees who writes here.
         let SessionContext { epoch, ref config, .. } = *self.context;
         let mut target = configured.target.clone();

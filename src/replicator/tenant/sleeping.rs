@@ -5,40 +5,18 @@
 //! Most tenants of a large installation are idle. Such a tenant has neither connection nor task, only a [`Sleeper`].
 
 use crate::clock::now;
-use crate::model::{Lsn, Oid, TenantIdx};
+use crate::model::Lsn;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::tenant::persist::is_not_configured;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
-use crate::replicator::tenant::purge_schedule::PurgeSchedule;
+use crate::replicator::tenant::sleeper::Sleeper;
 use crate::replicator::tenant::target::Connector;
 use crate::replicator::tenant::worker::{STABLE_AFTER, Worker};
 use crate::state::{StateAccess, TenantRow, TenantState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
-
-/// What is kept of the worker of an idle tenant until something waits for its target.
-pub(crate) struct Sleeper {
-    pub(crate) index: TenantIdx,
-    /// The position that the target holds.
-    position: Lsn,
-    row: Option<TenantRow>,
-    relation: Option<Oid>,
-    /// `None` if deleted users stay.
-    purges: Option<Box<PurgeSchedule>>,
-    follows_since: Option<Instant>,
-    /// The version of the tenant's configuration that it has used.
-    pub(crate) configured: u32,
-}
-
-impl Sleeper {
-    /// When users are to be removed from the target.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.purges.as_ref()?.due
-    }
-}
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// The worker of a tenant for which something waits, and its phase.
@@ -48,33 +26,34 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         joins: mpsc::Sender<JoinRequest>,
         sleeper: Sleeper,
     ) -> (Box<Worker<S, C>>, Phase) {
-        let Sleeper { index, position, row, relation, purges, follows_since, configured } = sleeper;
+        let Sleeper { index, position, row, relation, purges, follows_since, config_version } = sleeper;
         let mut worker = Worker::new(context, connector, index, joins, row);
-        (worker.relation, worker.configured, worker.follows_since) = (relation, configured, follows_since);
+        (worker.relation, worker.config_version, worker.follows_since) = (relation, config_version, follows_since);
         if let Some(purges) = purges {
             worker.purges = *purges;
         }
         (worker, Phase::Idle(ApplyState::at(position)))
     }
 
-    /// The position of a tenant that needs no task: nothing waits for it, no attempt is due but the next purge, and nothing has to be
-    /// remembered of earlier failures.
-    pub(crate) fn may_sleep(&self, phase: &Phase) -> Option<Lsn> {
+    /// The position of a tenant that needs no task, else `None`: nothing waits for it, nothing is scheduled except a purge that is not
+    /// due yet, and nothing has to be remembered of earlier failures. A tenant that failed a short time ago keeps its task until the
+    /// next change.
+    pub(crate) fn sleep_position(&self, phase: &Phase) -> Option<Lsn> {
         let Phase::Idle(ApplyState { position, pending: None, unanswered: None, seen }) = phase else { return None };
         let is_stable = self.follows_since.is_some_and(|since| since.elapsed() >= STABLE_AFTER);
         let has_pauses = !is_stable && !(self.parked_retries.is_fresh() && self.rejoin_retry.is_fresh());
         let has_failed = has_pauses || !self.retry.is_fresh() || self.size.is_limited();
-        let purges = self.context.config.purge_after.is_some();
-        let has_work = has_failed || !seen.is_empty() || !self.rejected.is_empty() || purges && self.purges.is_due();
-        (!has_work && !self.handle.needs_worker(self.configured)).then_some(*position)
+        let must_purge = self.context.config.purge_after.is_some() && self.purges.is_due();
+        let has_work = has_failed || must_purge || !seen.is_empty() || !self.rejected.is_empty();
+        (!has_work && !self.handle.needs_worker(self.config_version)).then_some(*position)
     }
 
-    /// Ends the worker of a tenant that [needs no task](Worker::may_sleep).
+    /// What remains of the worker of a tenant that [needs no task](Worker::sleep_position).
     pub(crate) fn into_sleeper(self, position: Lsn) -> Sleeper {
-        let purges = self.context.config.purge_after.is_some();
-        let Worker { index, row, relation, follows_since, configured, .. } = self;
-        let purges = purges.then(|| Box::new(self.purges));
-        Sleeper { index, position, row, relation, purges, follows_since, configured }
+        let purges_users = self.context.config.purge_after.is_some();
+        let Worker { index, row, relation, follows_since, config_version, .. } = self;
+        let purges = purges_users.then(|| Box::new(self.purges));
+        Sleeper { index, position, row, relation, purges, follows_since, config_version }
     }
 
     /// The phase in which a session begins. `since_creation` as in [`Phase::Starting`].

@@ -13,7 +13,7 @@ use crate::replicator::tenant::phase::{ApplyState, Phase};
 use crate::replicator::tenant::purge_schedule::PurgeSchedule;
 use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::rejected_users::RejectedUsers;
-use crate::replicator::tenant::sleeping::Sleeper;
+use crate::replicator::tenant::sleeper::Sleeper;
 use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
@@ -51,7 +51,7 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) handle: Arc<TenantHandle>,
     pub(super) joins: mpsc::Sender<JoinRequest>,
     /// The version of the tenant's configuration that is in use.
-    pub(super) configured: u32,
+    pub(super) config_version: u32,
     /// The tenant's row in the state, as written last.
     pub(super) row: Option<TenantRow>,
     /// `pg_relation_filenode` of `users_sync` in the target.
@@ -99,7 +99,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     ) -> Box<Worker<S, C>> {
         let handle = context.tenants.get(index);
         Box::new(Worker {
-            configured: handle.configured_version().1,
+            config_version: handle.configured_version().1,
             handle,
             context,
             connector,
@@ -160,8 +160,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         Ok(asleep.map(|position| self.into_sleeper(position)))
     }
 
-    /// A future has room for the largest one that it awaits. Most tenants of a large installation are idle, so those are boxed that an
-    /// idle tenant does not need.
+    /// A future has room for the largest one that it awaits. Many tenants may only wait, paused, parked or for `wake_after`: the futures
+    /// that those do not need are boxed.
     ///
     /// Returns the position of a tenant that needs no task, and `None` when the worker is done.
     async fn run_phases(&mut self, phase: &mut Phase) -> Result<Option<Lsn>, ServiceError> {
@@ -172,7 +172,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         }
         loop {
-            let asleep = self.may_sleep(phase);
+            let asleep = self.sleep_position(phase);
             if asleep.is_some() {
                 return Ok(asleep);
             }
@@ -212,7 +212,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
             phase.wake();
         }
-        // Boxed: 54 kB, which an idle tenant does not need.
+        // Boxed: 54 kB, which a waiting tenant does not need.
         Box::pin(self.open_and_follow(phase)).await
     }
 
@@ -436,12 +436,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Whether the configuration reaches the target in another way than the last connection.
     pub(super) fn is_moved(&self) -> bool {
-        self.handle.is_configured_anew(self.configured)
+        self.handle.is_reconfigured(self.config_version)
     }
 
     /// Waits for that.
     pub(super) async fn moved(&self) {
-        self.handle.configured_anew(self.configured).await;
+        self.handle.reconfigured(self.config_version).await;
     }
 
     /// The target holds everything up to `position`: drops what waits of it.
