@@ -41,7 +41,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     pub(crate) fn sleep_position(&self, phase: &Phase) -> Option<Lsn> {
         let Phase::Idle(ApplyState { position, pending: None, unanswered: None, seen }) = phase else { return None };
         let is_stable = self.follows_since.is_some_and(|since| since.elapsed() >= STABLE_AFTER);
-        let has_pauses = !is_stable && !(self.parked_retries.is_fresh() && self.rejoin_retry.is_fresh());
+        let has_pauses = !(is_stable || self.parked_retries.is_fresh() && self.rejoin_retry.is_fresh());
         let has_failed = has_pauses || !self.retry.is_fresh() || self.size.is_limited();
         let must_purge = self.context.config.purge_after.is_some() && self.purges.is_due();
         let has_work = has_failed || must_purge || !seen.is_empty() || !self.rejected.is_empty();
