@@ -33,6 +33,7 @@
 //! - `init`: a configuration for the tables of a source
 //! - `demo`, [`throwaway`]: replication on temporary servers, for a look and for the tests
 //! - `telemetry`, `otlp`: spans, and their export with the metrics (feature `otlp`)
+//! - `http_client`: requests to the servers of `otlp` and to schema registries (features `otlp`, `kafka`)
 //! - `clock`, `sync`: the wall clock, and locking
 
 pub mod config;
@@ -52,6 +53,8 @@ mod tee;
 mod snapshot;
 
 mod clock;
+#[cfg(any(feature = "kafka", feature = "otlp"))]
+mod http_client;
 mod progress;
 pub mod state;
 pub mod status;

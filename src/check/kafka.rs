@@ -1,5 +1,5 @@
-//! Checks that Kafka's brokers respond, that the topics exist unless they are created automatically, and that they belong to
-//! this installation and hold what it published. Writes nothing and disturbs no producer.
+//! Checks that Kafka's brokers respond, that the topics exist unless they are created automatically, that a schema
+//! registry accepts their schemas, and that they belong to this installation and hold what it published. Writes nothing and disturbs no producer.
 
 use super::finding::{Finding, Subject};
 use crate::capture::ReplicationConnection;
@@ -7,8 +7,8 @@ use crate::capture::slot::identify_system;
 use crate::config::{Config, Kafka, TOPICS_REMEDY, Topics};
 use crate::model::{CheckpointKey, Code, StatusFinding, TeeRestart, TopicTrouble};
 use crate::state::{Snapshot, TeePublished};
-use crate::tee::kafka::{Failure, Found, blocking, existing_topics, look, refuse_missing};
-use crate::tee::{Own, Owner};
+use crate::tee::kafka::{Failure, Found, blocking, existing_topics, look, refuse_missing, test_schemas};
+use crate::tee::{Own, Owner, Schemas};
 use std::sync::Arc;
 
 const LOST_REMEDY: &str = "none is needed: `run` publishes the users of its tenants again; find out which program deletes topics or whether \
@@ -34,6 +34,9 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
     let missing: Vec<&str> = needed.into_iter().filter(|topic| !existing.contains(*topic)).collect();
     let mut findings = Vec::new();
     findings.extend(refuse_missing(kafka, &missing).await.err().map(finding));
+    if let (Some(registry), Some(schemas)) = (&kafka.registry, Schemas::new(kafka)) {
+        findings.extend(test_schemas(registry, &schemas, &topics.distinct()).await.err().map(finding));
+    }
     if let Some(state) = state {
         findings.extend(ownership(config, kafka, topics, state).await);
     }
@@ -88,7 +91,11 @@ fn finding(Failure { what, code, remedy, .. }: Failure) -> Finding {
         Some(code) => format!("{what} ({})", code.code()),
         None => what,
     };
+    let failed = code;
     let code: Code = code.map_or(StatusFinding::Kafka.into(), Code::from);
-    let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
+    let remedy = remedy.unwrap_or(match failed {
+        Some(TopicTrouble::Registry) => "check that the schema registry is running and reachable from this machine",
+        _ => "check that the brokers are running and reachable from this machine",
+    });
     Finding::error(Subject::Kafka, code, what, remedy)
 }

@@ -2,6 +2,7 @@
 
 use super::error::Fault;
 use super::key_types::{AnyScalar, Choice, Count, Derived, Label, SlotName, Switch, TextType};
+use super::registry::{KafkaEncoding, Registry, check_encoding};
 use super::section::{KeyType, Reader, join, report_duplicates, section};
 use super::tenants::Tenant;
 use super::topics::{Topics, TopicsError};
@@ -38,7 +39,12 @@ section! {
         pub topic: String = "users_sync.{tenant}",
         /// Format of the messages. Another format, or another value of `schemas`, requires other topics.
         pub format: KafkaFormat as Choice<KafkaFormat> = "debezium",
-        /// Adds the schema that Kafka Connect's JsonConverter expects to keys and values. Only with `format: debezium`.
+        /// Encoding of keys and values. Another one requires other topics. An encoding other than `json` requires `registry`.
+        pub encoding: KafkaEncoding as Choice<KafkaEncoding> = "json",
+        /// The schema registry.
+        pub registry: Option<Registry>,
+        /// Adds the schema that Kafka Connect's JsonConverter expects to keys and values. Only with `format: debezium` and
+        /// `encoding: json`.
         pub schemas: bool as Switch = "false",
         /// Publishes a tombstone after a soft delete, so that compaction removes the user.
         pub tombstone_on_delete: bool as Switch = "false",
@@ -59,8 +65,8 @@ section! {
         /// Name of the compacted topic that stores, with `partition_by: tenant`, where the last snapshot of each tenant begins.
         pub snapshots_topic: String = "users_sync.snapshots",
         /// Consumer group of `users-sync apply`. With it `users-sync run` only publishes: it opens no target, and any number of
-        /// `users-sync apply` processes write to the targets. It requires `partition_by: tenant`, `exactly_once: true` and
-        /// `snapshot: true`.
+        /// `users-sync apply` processes write to the targets. It requires `partition_by: tenant`, `exactly_once: true`,
+        /// `snapshot: true` and `encoding: json`.
         pub group: Option<String> as Option<Label>,
         /// Name of this process in the group, the same after a restart: its partitions wait for it until the broker's session
         /// timeout. Usually `${HOSTNAME}`. By default they move to other processes at once.
@@ -201,6 +207,8 @@ pub(super) fn check_kafka(
         reader.push(fault.help("remove {tenant} from kafka.topic, or remove kafka.partition_by"));
     }
     check_group(kafka, root, reader);
+    let has_group = kafka.group.is_some();
+    check_encoding(kafka.encoding, kafka.registry.as_ref(), kafka.schemas, has_group, root, reader);
     if let Some(fault) = topics_fault(kafka, users, tenants.iter().map(|tenant| &tenant.id)) {
         let (key, help) = match fault {
             TopicsFault::Snapshots(_) => ("kafka.snapshots_topic", "choose a topic that only contains snapshots"),

@@ -20,6 +20,7 @@ mod preset_file;
 mod presets;
 mod redaction;
 mod reference;
+mod registry;
 mod schema;
 mod section;
 mod shared_role;
@@ -52,6 +53,8 @@ pub(crate) use preset_file::About;
 pub(crate) use preset_file::UnknownPreset;
 pub use presets::{PRESETS, Preset};
 pub(crate) use reference::reference;
+#[cfg(feature = "kafka")]
+pub(crate) use registry::{KafkaEncoding, Registry};
 pub(crate) use schema::{json_schema, preset_schema};
 pub(crate) use shared_role::ServerName;
 pub use source::{Publish, Source};

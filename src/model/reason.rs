@@ -166,6 +166,7 @@ reasons! {
         Topic = "kafka_topic", "a topic is missing or its name cannot be used";
         Foreign = "tee_foreign", "another installation uses its topics";
         Lost = "tee_topic_lost", "a topic was deleted, created again, or lost its last records";
+        Registry = "kafka_registry", "the schema registry cannot be reached, or does not accept a schema";
     }
 }
 

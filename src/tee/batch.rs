@@ -1,16 +1,35 @@
-//! A batch of messages for Kafka, with one buffer for all of their texts. Pure.
+//! A batch of messages for Kafka, with one buffer for all of their texts and one for binary keys and values. Pure.
 
 use crate::model::{ConfiguredIdx, Lsn};
 use std::ops::Range;
 
-/// A byte range of a batch's buffer.
+/// A byte range of a batch's texts.
 pub(crate) type Text = Range<usize>;
+
+/// A key or a value.
+#[derive(Debug, Clone)]
+pub(crate) enum Data {
+    /// JSON, in the batch's texts.
+    Text(Text),
+    /// In the batch's binary buffer.
+    Binary(Range<usize>),
+}
+
+impl Data {
+    /// Size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        let (Data::Text(range) | Data::Binary(range)) = self;
+        range.len()
+    }
+}
 
 /// Messages of one or more transactions, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// The buffer that the messages' ranges refer to.
+    /// The buffer of the messages' texts.
     pub text: String,
+    /// The buffer of binary keys and values. Empty if they are JSON.
+    binary: Vec<u8>,
     /// The messages, in publishing order.
     pub messages: Vec<Message>,
 }
@@ -21,9 +40,9 @@ pub(crate) struct Message {
     /// The tenant.
     pub tenant: ConfiguredIdx,
     /// The record's key. Never empty.
-    pub key: Text,
+    pub key: Data,
     /// The record's value. `None` for a tombstone.
-    pub value: Option<Text>,
+    pub value: Option<Data>,
     /// CloudEvents header `ce_id`.
     pub id: Text,
     /// CloudEvents header `ce_time`.
@@ -53,9 +72,40 @@ impl Batch {
         from..self.text.len()
     }
 
-    /// Size of the buffer in bytes.
+    /// The bytes of a key or a value.
+    pub(crate) fn data(&self, data: &Data) -> &[u8] {
+        match data {
+            Data::Text(range) => self.text[range.clone()].as_bytes(),
+            Data::Binary(range) => &self.binary[range.clone()],
+        }
+    }
+
+    /// As [`Batch::put`], for a key or a value in JSON.
+    pub(super) fn put_json(&mut self, write: impl FnOnce(&mut String)) -> Data {
+        Data::Text(self.put(write))
+    }
+
+    /// Appends the bytes that `write` produces.
+    pub(super) fn put_binary(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Data {
+        let from = self.binary.len();
+        write(&mut self.binary);
+        Data::Binary(from..self.binary.len())
+    }
+
+    /// Removes the last message with its texts, key and value.
+    pub(super) fn pop(&mut self) {
+        let Some(Message { key, value, id, .. }) = self.messages.pop() else { return };
+        for data in [Some(key), value, Some(Data::Text(id))].into_iter().flatten() {
+            match data {
+                Data::Text(range) => self.text.truncate(range.start),
+                Data::Binary(range) => self.binary.truncate(range.start),
+            }
+        }
+    }
+
+    /// Size of the buffers in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.text.len()
+        self.text.len() + self.binary.len()
     }
 
     /// Whether the batch has no messages.

@@ -254,7 +254,7 @@ mod tests {
         let kafka = parse("defaults", text, &env).unwrap().kafka.unwrap();
         let kafka = crate::config::Kafka { format, schemas, ..kafka };
         let table = TableName { schema: "auth".into(), name: "users".into() };
-        Encoder::new(&kafka, "db", &table, ByConfigured::from_iter([1_000_000]))
+        Encoder::new(&kafka, "db", &table, ByConfigured::from_iter([1_000_000]), ByConfigured::default())
     }
 
     fn user() -> User {
@@ -291,9 +291,9 @@ mod tests {
                 messages(&complete, deletes, true, &encoder(format, schemas), &mut batch);
                 let read = |message: &crate::tee::Message| {
                     let headers = RecordHeaders { kind: Some(message.kind), ..RecordHeaders::default() };
-                    let id = user_of_key(batch.part(&message.key).as_bytes()).unwrap();
+                    let id = user_of_key(batch.data(&message.key)).unwrap();
                     assert_eq!(id, change.id());
-                    let value = message.value.as_ref().map(|value| batch.part(value).as_bytes());
+                    let value = message.value.as_ref().map(|value| batch.data(value));
                     assert_eq!(parse_time(batch.part(&message.time)), Some(AT));
                     let read = content(&id, value, &headers, AT);
                     read.unwrap_or_else(|fault| panic!("{fault}: {}", batch.text))

@@ -1,10 +1,12 @@
 //! Encodes a change of a user as a message: key, value and CloudEvents headers. Pure.
 
-use super::batch::{Batch, Message, Text};
+use super::avro::Avro;
+use super::batch::{Batch, Data, Message};
 use super::debezium::{self, Debezium};
-use super::event::{Event, EventPosition, Op};
+use super::event::{Event, EventPosition, MessageKey, Op};
+use super::schema_id::TopicSchemaIds;
 use super::upsert;
-use crate::config::{Kafka, KafkaFormat};
+use crate::config::{Kafka, KafkaEncoding, KafkaFormat};
 use crate::model::{ByConfigured, TableName, push_string};
 use std::fmt::Write;
 
@@ -22,45 +24,59 @@ pub(crate) struct Encoder {
     key_opens: String,
     key_closes: &'static str,
     names_tenant: bool,
-    format: Format,
+    format: KafkaFormat,
+    values: Values,
     /// The largest record of each tenant's topic.
     limits: ByConfigured<u64>,
 }
 
+/// What writes values, and keys that are not JSON.
 #[derive(Debug)]
-enum Format {
+enum Values {
     Debezium(Box<Debezium>),
     Upsert,
-}
-
-/// The key of a message.
-#[derive(Debug)]
-pub(crate) struct MessageKey {
-    /// The tenant's id. `None` if each tenant has its own topic.
-    pub(crate) tenant: Option<String>,
-    /// The user's id.
-    pub(crate) user: String,
+    Avro(Box<Avro>),
 }
 
 impl Encoder {
-    /// An encoder for `kafka`'s format, with the names of the source database and the mapped table.
-    pub(crate) fn new(kafka: &Kafka, database: &str, table: &TableName, limits: ByConfigured<u64>) -> Encoder {
+    /// An encoder for `kafka`'s format, with the names of the source database and the mapped table. `ids`: of the schemas, if
+    /// the encoding has some.
+    pub(crate) fn new(
+        kafka: &Kafka,
+        database: &str,
+        table: &TableName,
+        limits: ByConfigured<u64>,
+        ids: TopicSchemaIds,
+    ) -> Encoder {
         let names_tenant = !kafka.topic.contains("{tenant}");
         let (key_opens, key_closes) =
             if kafka.schemas { (debezium::key_opens(&kafka.slot, names_tenant), "}") } else { (String::new(), "") };
+        let slot = &*kafka.slot;
         Encoder {
-            slot: kafka.slot.clone(),
+            slot: slot.to_owned(),
             source: format!("/{database}/{table}"),
             key_opens,
             key_closes,
             names_tenant,
             limits,
-            format: match kafka.format {
-                KafkaFormat::Debezium => {
-                    Format::Debezium(Box::new(Debezium::new(&kafka.slot, database, table, kafka.schemas)))
+            format: kafka.format,
+            values: match (kafka.encoding, kafka.format) {
+                (KafkaEncoding::Json, KafkaFormat::Debezium) => {
+                    Values::Debezium(Box::new(Debezium::new(slot, database, table, kafka.schemas)))
                 }
-                KafkaFormat::Upsert => Format::Upsert,
+                (KafkaEncoding::Json, KafkaFormat::Upsert) => Values::Upsert,
+                (KafkaEncoding::Avro, format) => {
+                    Values::Avro(Box::new(Avro::new((slot, names_tenant), format, database, table, ids)))
+                }
             },
+        }
+    }
+
+    /// Header `content-type`.
+    pub(crate) fn content_type(&self) -> &'static str {
+        match self.values {
+            Values::Debezium(_) | Values::Upsert => "application/json",
+            Values::Avro(_) => "application/avro",
         }
     }
 
@@ -71,10 +87,9 @@ impl Encoder {
 
     /// Appends the message of a change.
     pub(crate) fn put(&self, event: &Event<'_>, batch: &mut Batch) {
-        let value = match (&self.format, event.op) {
-            (Format::Upsert, Op::Delete) => None,
-            (Format::Upsert, _) => event.after.map(|user| batch.put(|out| upsert::write(user, out))),
-            (Format::Debezium(format), _) => Some(batch.put(|out| format.write(event, out))),
+        let value = match (self.format, event.op, event.after) {
+            (KafkaFormat::Upsert, Op::Delete, _) | (KafkaFormat::Upsert, _, None) => None,
+            (KafkaFormat::Upsert, _, Some(_)) | (KafkaFormat::Debezium, ..) => self.value(event, batch),
         };
         let kind = match event.op {
             Op::Create => "users_sync.user.created",
@@ -85,18 +100,24 @@ impl Encoder {
         self.finish(event, value, kind, "", batch);
     }
 
+    fn value(&self, event: &Event<'_>, batch: &mut Batch) -> Option<Data> {
+        match &self.values {
+            Values::Debezium(format) => Some(batch.put_json(|out| format.write(event, out))),
+            Values::Upsert => event.after.map(|user| batch.put_json(|out| upsert::write(user, out))),
+            Values::Avro(avro) => Some(batch.put_binary(|out| avro.value(event, out))),
+        }
+    }
+
     /// Whether the last message of the batch is larger than its topic takes, or close to that.
     pub(super) fn exceeds_limit(&self, batch: &Batch) -> bool {
         let Some(Message { tenant, key, value, .. }) = batch.messages.last() else { return false };
-        let bytes = key.len() + value.as_ref().map_or(0, Text::len) + HEADERS;
+        let bytes = key.len() + value.as_ref().map_or(0, Data::len) + HEADERS;
         bytes as u64 > self.limits[*tenant]
     }
 
     /// Replaces the last message of the batch.
     pub(super) fn replace(&self, event: &Event<'_>, batch: &mut Batch) {
-        if let Some(Message { key, value, .. }) = batch.messages.pop() {
-            batch.text.truncate(value.map_or(key.start, |value| value.start));
-        }
+        batch.pop();
         self.put(event, batch);
     }
 
@@ -116,13 +137,16 @@ impl Encoder {
 
     /// Whether the format encodes a delete as a tombstone.
     pub(crate) fn deletes_by_tombstone(&self) -> bool {
-        matches!(self.format, Format::Upsert)
+        self.format == KafkaFormat::Upsert
     }
 
     /// `mark` makes the id of a tombstone differ from the id of the message before it.
-    fn finish(&self, event: &Event<'_>, value: Option<Text>, kind: &'static str, mark: &str, batch: &mut Batch) {
+    fn finish(&self, event: &Event<'_>, value: Option<Data>, kind: &'static str, mark: &str, batch: &mut Batch) {
         let EventPosition { position, ordinal, xid, at, is_single, .. } = event.place;
-        let key = batch.put(|out| self.key(event.tenant_id, event.id, out));
+        let key = match &self.values {
+            Values::Debezium(_) | Values::Upsert => batch.put_json(|out| self.key(event.tenant_id, event.id, out)),
+            Values::Avro(avro) => batch.put_binary(|out| avro.key(event, out)),
+        };
         // Writing to a `String` cannot fail.
         let id = batch.put(|out| {
             let read = match (xid, is_single) {
@@ -168,6 +192,9 @@ impl Encoder {
 
     /// Parses a key that this encoder wrote.
     pub(crate) fn read_key(&self, key: &[u8]) -> Option<MessageKey> {
+        if let Values::Avro(avro) = &self.values {
+            return avro.read_key(key);
+        }
         let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;
         let fields = if self.key_opens.is_empty() { &mut key } else { key.get_mut("payload")? };
         let text = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);

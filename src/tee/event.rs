@@ -52,3 +52,12 @@ pub(crate) struct Event<'a> {
     /// Position and time.
     pub place: EventPosition,
 }
+
+/// The key of a message.
+#[derive(Debug)]
+pub(crate) struct MessageKey {
+    /// The tenant's id. `None` if each tenant has its own topic.
+    pub(crate) tenant: Option<String>,
+    /// The user's id.
+    pub(crate) user: String,
+}

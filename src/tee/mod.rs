@@ -2,6 +2,7 @@
 //!
 //! Messages and positions are decided here without I/O ([`Encoder`], [`Positions`]). `kafka` does the I/O.
 
+mod avro;
 mod batch;
 mod claims;
 mod debezium;
@@ -15,6 +16,8 @@ mod owner;
 mod ownership;
 mod parts;
 mod positions;
+mod schema_id;
+mod schema_registry;
 mod snapshot_record;
 mod upsert;
 
@@ -23,8 +26,8 @@ pub(crate) use claims::{Claims, SILENT_AFTER, Writer};
 #[cfg(test)]
 pub(crate) use decode::RecordTransaction;
 pub(crate) use decode::{DecodeFault, RecordContent, RecordHeaders, RecordOrigin, RecordPlace, content, user_of_key};
-pub(crate) use encode::{Encoder, HEADERS, MessageKey, TOMBSTONE};
-pub(crate) use event::{Event, EventPosition, Op};
+pub(crate) use encode::{Encoder, HEADERS, TOMBSTONE};
+pub(crate) use event::{Event, EventPosition, MessageKey, Op};
 pub(crate) use messages::{CompleteChange, messages};
 pub(crate) use owner::Owner;
 pub(crate) use ownership::{Foreign, Holds, Known, Mark, Own, PartitionView, TopicView, judge_positions, judge_topic};
@@ -32,5 +35,9 @@ pub(crate) use parts::{PartEnd, PartEnds, TransactionEnd, arrange, ends_of_parts
 pub(crate) use positions::{
     PRESENCE_INTERVAL, PartitionEnd, PositionRecord, Positions, Presence, RecordTopic, Resume, Source, Split,
     StreamPosition, TenantPosition, TopicEnds, decide_resume, is_of_slot,
+};
+pub(crate) use schema_id::{SchemaIds, TopicSchemaIds};
+pub(crate) use schema_registry::{
+    Refusal as SchemaRefusal, Request as SchemaRequest, Schemas, Subject as SchemaSubject,
 };
 pub(crate) use snapshot_record::{SnapshotRecord, Snapshots};

@@ -92,7 +92,7 @@ mod tests {
     fn message(tenant: ConfiguredIdx, position: u64) -> Message {
         Message {
             tenant,
-            key: 0..0,
+            key: crate::tee::batch::Data::Text(0..0),
             value: None,
             id: 0..0,
             time: 0..0,

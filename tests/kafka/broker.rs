@@ -14,7 +14,7 @@ const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 
 /// Ends the broker when the pipe to this process closes, however this process dies. `$1` is the file with the broker's
 /// pid, `$2` the directory to remove.
-const WATCHDOG: &str = r#"read -r _; kill -9 "$(cat "$1")" 2>/dev/null; rm -rf "$2""#;
+pub const WATCHDOG: &str = r#"read -r _; kill -9 "$(cat "$1")" 2>/dev/null; rm -rf "$2""#;
 
 /// A broker and its address.
 pub struct Broker {
@@ -292,6 +292,11 @@ fn java_with(class: &str, memory: &str) -> Command {
 
 /// The class path of the libraries that a Maven file in this directory names. They are fetched once per version.
 pub fn libraries(name: &str, version: &str) -> String {
+    format!("{}/*", fetched(name, version, "copy-dependencies").display())
+}
+
+/// The directory with the files that a Maven file in this directory names. `goal`: of Maven's dependency plugin.
+pub fn fetched(name: &str, version: &str, goal: &str) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{version}"));
@@ -300,7 +305,7 @@ pub fn libraries(name: &str, version: &str) -> String {
         let half = directory.with_extension(std::process::id().to_string());
         let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kafka/{name}.pom.xml"));
         let mut maven = Command::new("mvn");
-        maven.args(["-q", "-B", "-f"]).arg(pom).args(["dependency:copy-dependencies", "-DincludeScope=runtime"]);
+        maven.args(["-q", "-B", "-f"]).arg(pom).arg(format!("dependency:{goal}")).arg("-DincludeScope=runtime");
         maven.args([format!("-Drelease={version}"), format!("-DoutputDirectory={}", half.display())]);
         let fetched = maven.output().expect("Maven fetches Java's libraries: `make setup` installs it");
         assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stdout));
@@ -310,10 +315,10 @@ pub fn libraries(name: &str, version: &str) -> String {
             let _ = std::fs::remove_dir_all(&half);
         }
     }
-    format!("{}/*", directory.display())
+    directory
 }
 
-/// Compares the fetched libraries with their list: `sha256sum *.jar` writes it after a change of the Maven file.
+/// Compares the fetched libraries with their list: `sha256sum *` writes it after a change of the Maven file.
 fn verify(directory: &Path, name: &str) {
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kafka/{name}.sha256"));
     let listed = std::fs::read_to_string(&list).unwrap().lines().count();

@@ -35,12 +35,44 @@ impl Message {
     }
 }
 
+/// A message before its key and value are decoded.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Vec<u8>,
+    /// `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    pub headers: BTreeMap<String, String>,
+    pub timestamp: Option<i64>,
+}
+
+impl Raw {
+    /// With its key and value.
+    pub fn decoded(self, key: Value, value: Option<Value>) -> Message {
+        let Raw { partition, offset, headers, timestamp, .. } = self;
+        Message { partition, offset, key, value, headers, timestamp }
+    }
+}
+
 /// All committed messages of a topic.
 pub fn read(broker: &Broker, topic: &str) -> Vec<Message> {
     read_with(&broker.address(), topic, &[])
 }
 
 pub fn read_with(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Vec<Message> {
+    let decoded = |raw: Raw| {
+        let key = serde_json::from_slice(&raw.key).unwrap();
+        // Deep documents and huge numbers stay texts.
+        let text = |value: &Vec<u8>| Value::from(String::from_utf8(value.clone()).unwrap());
+        let value = raw.value.as_ref().map(|value| serde_json::from_slice(value).unwrap_or_else(|_| text(value)));
+        raw.decoded(key, value)
+    };
+    read_raw(brokers, topic, properties).into_iter().map(decoded).collect()
+}
+
+/// As [`read_with`], whatever the encoding.
+pub fn read_raw(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Vec<Raw> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "test").set("isolation.level", "read_committed");
     config.set("enable.partition.eof", "true").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "10");
@@ -74,14 +106,11 @@ pub fn read_with(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Vec
             Some(Ok(message)) => {
                 let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
                 let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-                messages.push(Message {
+                messages.push(Raw {
                     partition: message.partition(),
                     offset: message.offset(),
-                    key: serde_json::from_slice(message.key().unwrap()).unwrap(),
-                    // Deep documents and huge numbers stay texts.
-                    value: message.payload().map(|value| {
-                        serde_json::from_slice(value).unwrap_or_else(|_| text(Some(value)).unwrap().into())
-                    }),
+                    key: message.key().unwrap().to_vec(),
+                    value: message.payload().map(<[u8]>::to_vec),
                     headers: headers.map(|h| (h.key.to_owned(), text(h.value).unwrap())).collect(),
                     timestamp: message.timestamp().to_millis(),
                 });

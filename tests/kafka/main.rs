@@ -25,6 +25,8 @@ mod partitions;
 mod poison;
 mod publish_only;
 mod query;
+mod registry;
+mod registry_server;
 mod remedies;
 mod security;
 mod sinks;

@@ -26,9 +26,11 @@ use crate::state::{TeeFailure, TeePublished, TeeRejected, TeeRow, TenantState};
 use crate::tee::kafka::blocking;
 use crate::tee::kafka::{
     self, Addresses, ByTenant, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader,
-    Refusals, Sizes, end_hanging, ensure_topics, fence, look, needs_smaller_batches, partition_count,
+    Refusals, Sizes, end_hanging, ensure_topics, fence, look, needs_smaller_batches, partition_count, schema_ids,
 };
-use crate::tee::{Batch, Encoder, Known, Own, Owner, Snapshots, TenantPosition, TopicEnds, judge_positions};
+use crate::tee::{
+    Batch, Encoder, Known, Own, Owner, Schemas, Snapshots, TenantPosition, TopicEnds, TopicSchemaIds, judge_positions,
+};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,7 +83,8 @@ pub(crate) async fn session(
     report_losses(&positions, &found);
     let tenants: ByConfigured<&Tenant> = config.tenants.iter().map(Arc::as_ref).collect();
     let largest = tenants.indexes().map(|index| limits.of(topics.of(index))).collect();
-    let encoder = Arc::new(Encoder::new(kafka, &context.config.source.url.database, &rules.table, largest));
+    let ids = topic_schema_ids(kafka, &topics, &tenants).await?;
+    let encoder = Arc::new(Encoder::new(kafka, &context.config.source.url.database, &rules.table, largest, ids));
 
     let client = connect(&context.config.source.url).await?;
     source_session(&client).await?;
@@ -223,6 +226,19 @@ pub(crate) async fn session(
             Err(TeeError::Service(ServiceError::StartOver(ResyncReason::SourceAltered)))
         }
     }
+}
+
+/// The ids of the schemas of each tenant's topic; none if the encoding has no schemas.
+async fn topic_schema_ids(
+    kafka: &Kafka,
+    topics: &Topics,
+    tenants: &ByConfigured<&Tenant>,
+) -> Result<TopicSchemaIds, TeeError> {
+    let (Some(registry), Some(schemas)) = (&kafka.registry, Schemas::new(kafka)) else {
+        return Ok(TopicSchemaIds::default());
+    };
+    let ids = schema_ids(registry, &schemas, &topics.distinct()).await?;
+    Ok(tenants.indexes().map(|index| ids[topics.of(index)]).collect())
 }
 
 /// A producer that is ready to write, and what the topics hold.

@@ -13,6 +13,7 @@ mod look;
 mod oversized;
 mod publisher;
 mod range_reader;
+mod schemas;
 mod takeover;
 mod topic_reader;
 mod topics;
@@ -29,6 +30,7 @@ pub(crate) use look::{Found, claims, look};
 pub(crate) use oversized::{Limits, Refusals};
 pub(crate) use publisher::{Done, Publisher, ended};
 pub(crate) use range_reader::{Found as FoundInRange, PartitionEnds, RangeReader};
+pub(crate) use schemas::{schema_ids, test_schemas};
 pub(crate) use takeover::take_over;
 pub(crate) use topic_reader::Reader;
 pub(crate) use topics::{

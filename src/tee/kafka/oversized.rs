@@ -73,9 +73,9 @@ pub(super) enum Verdict {
 }
 
 /// Upper bound of a record's size in a batch of its own.
-pub(super) fn record_bytes<'a>(key: &str, value: Option<&str>, headers: impl IntoIterator<Item = &'a str>) -> u64 {
+pub(super) fn record_bytes<'a>(key: &[u8], value: Option<&[u8]>, headers: impl IntoIterator<Item = &'a str>) -> u64 {
     let headers: usize = headers.into_iter().map(|header| header.len() + HEADER_OVERHEAD).sum();
-    (RECORD_OVERHEAD + key.len() + value.map_or(0, str::len) + headers) as u64
+    (RECORD_OVERHEAD + key.len() + value.map_or(0, <[u8]>::len) + headers) as u64
 }
 
 /// Identifies a record by topic, key and value, however often it is published.

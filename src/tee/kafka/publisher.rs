@@ -266,11 +266,11 @@ impl Work {
             return true;
         }
         let topic = job.topics.of(message.tenant);
-        let key = job.batch.part(&message.key);
-        let value = message.value.as_ref().map(|value| job.batch.part(value));
+        let key = job.batch.data(&message.key);
+        let value = message.value.as_ref().map(|value| job.batch.data(value));
         let Work { limits, refusals, .. } = self;
         let is_too_large = |bytes| matches!(limits.judge(topic, bytes), Verdict::TooLarge(_));
-        let is_refused = || refusals.is_refused(&content(topic, Some(key.as_bytes()), value.map(str::as_bytes)));
+        let is_refused = || refusals.is_refused(&content(topic, Some(key), value));
         // Nearly every message is far from the limit.
         is_too_large(record_bytes(key, value, []) + HEADERS as u64)
             && is_too_large(record_bytes(key, value, texts(&self.headers(&job.batch, message, end))))
@@ -283,8 +283,8 @@ impl Work {
             return Ok(Some(WhyLeftOut::Unmappable(job.batch.part(reason).to_owned())));
         }
         let topic = job.topics.of(message.tenant);
-        let key = job.batch.part(&message.key);
-        let value = message.value.as_ref().map(|value| job.batch.part(value));
+        let key = job.batch.data(&message.key);
+        let value = message.value.as_ref().map(|value| job.batch.data(value));
         let headers = self.headers(&job.batch, message, end);
         let bytes = record_bytes(key, value, texts(&headers));
         let Work { limits, refusals, .. } = self;
@@ -292,7 +292,7 @@ impl Work {
         if let Verdict::Fits(limit) | Verdict::Alone(limit) = verdict
             && (!refusals.is_empty() || matches!(verdict, Verdict::Alone(_)))
         {
-            let content = content(topic, Some(key.as_bytes()), value.map(str::as_bytes));
+            let content = content(topic, Some(key), value);
             if refusals.is_refused(&content) {
                 verdict = Verdict::TooLarge(limit);
             } else if matches!(verdict, Verdict::Alone(_)) {
@@ -305,7 +305,7 @@ impl Work {
         if let Verdict::TooLarge(limit) = verdict {
             return Ok(Some(WhyLeftOut::TooLarge { bytes, limit }));
         }
-        let mut record = BaseRecord::<str, str>::to(topic).key(key).headers(headers).timestamp(message.millis);
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).key(key).headers(headers).timestamp(message.millis);
         if let Some(value) = value {
             record = record.payload(value);
         }
@@ -323,7 +323,7 @@ impl Work {
     }
 
     fn user(&self, batch: &Batch, message: &Message) -> Result<TenantUser, Failure> {
-        let key = self.encoder.read_key(batch.part(&message.key).as_bytes());
+        let key = self.encoder.read_key(batch.data(&message.key));
         let key = key.ok_or_else(|| Failure::plain("a message has a key that cannot be read".to_owned()))?;
         Ok((message.tenant, key.user))
     }
@@ -364,9 +364,9 @@ impl Work {
         let ends = self.producer.context().ends(Ends::take_new);
         let ends: Vec<PositionRecord> = ends.iter().map(|(topic, ends)| ends.record(&self.owner, topic)).collect();
         for record in ends.iter().chain(records) {
-            let mut held = BaseRecord::<str, str>::to(topic_for(&self.kafka, record)).key(&record.key);
+            let mut held = BaseRecord::<[u8], [u8]>::to(topic_for(&self.kafka, record)).key(record.key.as_bytes());
             if let Some(value) = &record.value {
-                held = held.payload(value);
+                held = held.payload(value.as_bytes());
             }
             self.send(held)?;
         }
@@ -398,7 +398,7 @@ impl Work {
             .insert(header("ce_time", batch.part(&message.time)))
             .insert(header("ce_tenant", &self.addresses.tenants[message.tenant]))
             .insert(header(INSTALLATION_HEADER, &self.owner.installation))
-            .insert(header("content-type", "application/json"));
+            .insert(header("content-type", self.encoder.content_type()));
         let Some(by_tenant) = &self.addresses.by_tenant else { return headers };
         let headers = headers.insert(header(GENERATION_HEADER, &by_tenant.generation));
         let Some(commit) = message.commit else { return headers };
@@ -409,7 +409,7 @@ impl Work {
         if is_last_in_partition { headers.insert(header(COMMIT_HEADER, &position)) } else { headers }
     }
 
-    fn send(&self, record: BaseRecord<'_, str, str>) -> Result<(), Failure> {
+    fn send(&self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Failure> {
         let mut record = record;
         loop {
             match self.producer.send(record) {

@@ -1,0 +1,178 @@
+//! A real schema registry: Apicurio Registry from Maven Central, with Confluent's API.
+
+use crate::broker::{BRIEF, WATCHDOG, fetched, free_port, until};
+use crate::consumer::{Message, Raw};
+use crate::support::http::{Answer, ask};
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
+use serde_json::{Value, json};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use tempfile::TempDir;
+
+/// The last one that runs on Java 17.
+const VERSION: &str = "3.0.9";
+const API: &str = "/apis/ccompat/v7";
+
+/// A registry and its address.
+pub struct Registry {
+    at: SocketAddr,
+    directory: PathBuf,
+    child: Mutex<Option<Child>>,
+    /// The watching shell; it ends with this process.
+    _watchdog: Child,
+}
+
+impl Registry {
+    /// A registry that does not run yet.
+    pub fn reserve() -> Registry {
+        let directory = TempDir::with_prefix("users-sync-registry-").unwrap().keep();
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", WATCHDOG, "sh"]).arg(directory.join("pid")).arg(&directory).stdin(Stdio::piped());
+        Registry {
+            at: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
+            directory,
+            child: Mutex::new(None),
+            _watchdog: watchdog.stderr(Stdio::null()).spawn().unwrap(),
+        }
+    }
+
+    pub async fn start() -> Registry {
+        let registry = Registry::reserve();
+        registry.run().await;
+        registry
+    }
+
+    /// Starts it, and waits until it answers.
+    pub async fn run(&self) {
+        let program = program();
+        let log = std::fs::File::create(self.directory.join("log")).unwrap();
+        let mut command = Command::new("java");
+        command.current_dir(&self.directory).args(BRIEF).args(["-Xmx384m", "-Dquarkus.http.host=127.0.0.1"]);
+        command.arg(format!("-Dquarkus.http.port={}", self.at.port()));
+        // In a file, so that ids outlast a restart.
+        command.arg(format!("-Dapicurio.datasource.url=jdbc:h2:file:{}", self.directory.join("db").display()));
+        command.args(["-cp", &format!("{0}/*:{0}/lib/*", program.display()), "io.quarkus.runner.GeneratedMain"]);
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        std::fs::write(self.directory.join("pid"), child.id().to_string()).unwrap();
+        *self.child.lock().unwrap() = Some(child);
+        until("the registry answers", async || {
+            let ended = self.child.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap());
+            assert!(ended.is_none(), "the registry ends:\n{}", self.log());
+            tokio::net::TcpStream::connect(self.at).await.is_ok()
+                && self.ask("GET", "/subjects", "").await.status == 200
+        })
+        .await;
+    }
+
+    /// kill -9.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// The keys of the section `kafka` for this encoding.
+    pub fn section(&self, encoding: &str, more: &str) -> String {
+        format!("encoding: {encoding}, registry: {{url: 'http://{}{API}'{more}}}", self.at)
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        let headers = [("Content-Type", "application/vnd.schemaregistry.v1+json")];
+        ask(self.at, method, &format!("{API}{path}"), &headers, body).await
+    }
+
+    pub async fn subjects(&self) -> BTreeSet<String> {
+        let subjects = self.ask("GET", "/subjects", "").await.json();
+        subjects.as_array().unwrap().iter().map(|subject| subject.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The id of a subject's last version.
+    pub async fn id(&self, subject: &str) -> u32 {
+        let version = self.ask("GET", &format!("/subjects/{subject}/versions/latest"), "").await.json();
+        version["id"].as_u64().unwrap().try_into().unwrap()
+    }
+
+    /// Registers a schema, as another program does.
+    pub async fn register(&self, subject: &str, kind: &str, schema: &str) {
+        let body = json!({"schemaType": kind, "schema": schema}).to_string();
+        let answer = self.ask("POST", &format!("/subjects/{subject}/versions"), &body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    pub async fn set_compatibility(&self, subject: &str, level: &str) {
+        let body = json!({"compatibility": level}).to_string();
+        let answer = self.ask("PUT", &format!("/config/{subject}"), &body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// Decodes messages with the schemas that their ids name.
+    pub async fn decode(&self, raw: Vec<Raw>) -> Vec<Message> {
+        let mut schemas = HashMap::new();
+        let mut messages = Vec::new();
+        for raw in raw {
+            let key = self.value(&raw.key, &mut schemas).await;
+            let value = match &raw.value {
+                Some(value) => Some(self.value(value, &mut schemas).await),
+                None => None,
+            };
+            messages.push(raw.decoded(key, value));
+        }
+        messages
+    }
+
+    async fn value(&self, data: &[u8], schemas: &mut HashMap<u32, Schema>) -> Value {
+        let id = schema_id(data);
+        if let Entry::Vacant(entry) = schemas.entry(id) {
+            let found = self.ask("GET", &format!("/schemas/ids/{id}"), "").await.json();
+            entry.insert(Schema::parse_str(found["schema"].as_str().unwrap()).unwrap());
+        }
+        let mut data = &data[5..];
+        let value = GenericDatumReader::builder(&schemas[&id]).build().unwrap().read_value(&mut data).unwrap();
+        assert!(data.is_empty(), "{} bytes follow {value:?}", data.len());
+        value.try_into().unwrap()
+    }
+}
+
+/// The id in front of a key or a value.
+pub fn schema_id(data: &[u8]) -> u32 {
+    assert_eq!(data[0], 0, "{data:?}");
+    u32::from_be_bytes(data[1..5].try_into().unwrap())
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("the log of the registry:\n{}", self.log());
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The directory of the unpacked program.
+fn program() -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let archives = fetched("apicurio", VERSION, "copy");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("apicurio-{VERSION}-unpacked"));
+    if !directory.is_dir() {
+        // A directory that is not complete must not appear under the final name.
+        let half = directory.with_extension(std::process::id().to_string());
+        std::fs::create_dir_all(&half).unwrap();
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf").arg(archives.join(format!("apicurio-registry-app-{VERSION}-all.tar.gz"))).arg("-C").arg(&half);
+        assert!(tar.status().unwrap().success());
+        std::fs::rename(&half, &directory).unwrap();
+    }
+    directory
+}
