@@ -9,6 +9,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 const VERSION: &str = "4.3.1";
+const FETCH_RETRIES: usize = 3;
 /// Fixed, because the storage is formatted for one cluster.
 const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 
@@ -305,9 +306,16 @@ pub fn fetched(name: &str, version: &str, goal: &str) -> PathBuf {
         let half = directory.with_extension(std::process::id().to_string());
         let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kafka/{name}.pom.xml"));
         let mut maven = Command::new("mvn");
-        maven.args(["-q", "-B", "-f"]).arg(pom).arg(format!("dependency:{goal}")).arg("-DincludeScope=runtime");
+        maven.args(["-q", "-B", "-U", "-f"]).arg(pom).arg(format!("dependency:{goal}")).arg("-DincludeScope=runtime");
         maven.args([format!("-Drelease={version}"), format!("-DoutputDirectory={}", half.display())]);
-        let fetched = maven.output().expect("Maven fetches Java's libraries: `make setup` installs it");
+        let mut fetch = || maven.output().expect("Maven fetches Java's libraries: `make setup` installs it");
+        let mut fetched = fetch();
+        // A mirror may not have a large file yet, and answer that it does not exist: -U asks again.
+        for _ in 0..FETCH_RETRIES {
+            if !fetched.status.success() {
+                fetched = fetch();
+            }
+        }
         assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stdout));
         verify(&half, name);
         if std::fs::rename(&half, &directory).is_err() {
