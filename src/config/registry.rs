@@ -40,6 +40,8 @@ pub enum KafkaEncoding {
     Json,
     /// Avro, with the id of its schema in a registry.
     Avro,
+    /// JSON, behind the id of its JSON Schema in a registry.
+    JsonSchema,
 }
 
 /// The URL of a registry.
@@ -79,13 +81,14 @@ pub(super) fn check_encoding(
         (KafkaEncoding::Json, None) => return,
         (KafkaEncoding::Json, Some(_)) => {
             let message = "kafka.registry requires another encoding than json";
-            return report("kafka.registry", message, "set kafka.encoding: avro, or remove the section");
+            let help = "set kafka.encoding to avro or json_schema, or remove the section";
+            return report("kafka.registry", message, help);
         }
-        (KafkaEncoding::Avro, None) => {
+        (KafkaEncoding::Avro | KafkaEncoding::JsonSchema, None) => {
             let help = "name the schema registry: registry: {url: \"https://registry:8081\"}, or set encoding: json";
             report("kafka.encoding", "kafka.encoding requires kafka.registry", help);
         }
-        (KafkaEncoding::Avro, Some(_)) => {}
+        (KafkaEncoding::Avro | KafkaEncoding::JsonSchema, Some(_)) => {}
     }
     if schemas {
         let help = "remove kafka.schemas: consumers find the schemas in the registry";
@@ -130,7 +133,8 @@ mod tests {
         check(&group, "4:105", ["kafka.group requires encoding: json", "users-sync apply reads"]);
         let without = "registry: {url: 'http://r'}";
         check(without, "4:31", ["kafka.registry requires another encoding than json", "set kafka.encoding"]);
-        check("encoding: xml", "4:31", ["kafka.encoding", "json or avro"]);
+        check("encoding: json_schema", "4:31", ["kafka.encoding requires kafka.registry", "name the schema registry"]);
+        check("encoding: xml", "4:31", ["kafka.encoding", "json, avro or json_schema"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::avro::Avro;
 use super::batch::{Batch, Data, Message};
 use super::debezium::{self, Debezium};
 use super::event::{Event, EventPosition, MessageKey, Op};
-use super::schema_id::TopicSchemaIds;
+use super::schema_id::{SchemaIds, TopicSchemaIds, push_prefix, without_prefix};
 use super::upsert;
 use crate::config::{Kafka, KafkaEncoding, KafkaFormat};
 use crate::model::{ByConfigured, TableName, push_string};
@@ -26,6 +26,8 @@ pub(crate) struct Encoder {
     names_tenant: bool,
     format: KafkaFormat,
     values: Values,
+    /// The ids of the schemas in front of JSON; `None` without them.
+    schema_ids: Option<TopicSchemaIds>,
     /// The largest record of each tenant's topic.
     limits: ByConfigured<u64>,
 }
@@ -60,11 +62,12 @@ impl Encoder {
             names_tenant,
             limits,
             format: kafka.format,
+            schema_ids: (kafka.encoding == KafkaEncoding::JsonSchema).then(|| ids.clone()),
             values: match (kafka.encoding, kafka.format) {
-                (KafkaEncoding::Json, KafkaFormat::Debezium) => {
+                (KafkaEncoding::Json | KafkaEncoding::JsonSchema, KafkaFormat::Debezium) => {
                     Values::Debezium(Box::new(Debezium::new(slot, database, table, kafka.schemas)))
                 }
-                (KafkaEncoding::Json, KafkaFormat::Upsert) => Values::Upsert,
+                (KafkaEncoding::Json | KafkaEncoding::JsonSchema, KafkaFormat::Upsert) => Values::Upsert,
                 (KafkaEncoding::Avro, format) => {
                     Values::Avro(Box::new(Avro::new((slot, names_tenant), format, database, table, ids)))
                 }
@@ -102,10 +105,32 @@ impl Encoder {
 
     fn value(&self, event: &Event<'_>, batch: &mut Batch) -> Option<Data> {
         match &self.values {
-            Values::Debezium(format) => Some(batch.put_json(|out| format.write(event, out))),
-            Values::Upsert => event.after.map(|user| batch.put_json(|out| upsert::write(user, out))),
+            Values::Debezium(format) => {
+                Some(self.put_json(event, |ids| ids.value, |out| format.write(event, out), batch))
+            }
+            Values::Upsert => {
+                event.after.map(|user| self.put_json(event, |ids| ids.value, |out| upsert::write(user, out), batch))
+            }
             Values::Avro(avro) => Some(batch.put_binary(|out| avro.value(event, out))),
         }
+    }
+
+    /// Appends JSON, behind the id of its schema if there is one.
+    fn put_json(
+        &self,
+        event: &Event<'_>,
+        id: impl FnOnce(SchemaIds) -> u32,
+        write: impl FnOnce(&mut String),
+        batch: &mut Batch,
+    ) -> Data {
+        let Some(ids) = &self.schema_ids else { return batch.put_json(write) };
+        let id = id(ids[event.tenant]);
+        batch.put_binary(|out| {
+            push_prefix(id, out);
+            let mut json = String::new();
+            write(&mut json);
+            out.extend(json.as_bytes());
+        })
     }
 
     /// Whether the last message of the batch is larger than its topic takes, or close to that.
@@ -144,7 +169,9 @@ impl Encoder {
     fn finish(&self, event: &Event<'_>, value: Option<Data>, kind: &'static str, mark: &str, batch: &mut Batch) {
         let EventPosition { position, ordinal, xid, at, is_single, .. } = event.place;
         let key = match &self.values {
-            Values::Debezium(_) | Values::Upsert => batch.put_json(|out| self.key(event.tenant_id, event.id, out)),
+            Values::Debezium(_) | Values::Upsert => {
+                self.put_json(event, |ids| ids.key, |out| self.key(event.tenant_id, event.id, out), batch)
+            }
             Values::Avro(avro) => batch.put_binary(|out| avro.key(event, out)),
         };
         // Writing to a `String` cannot fail.
@@ -195,6 +222,7 @@ impl Encoder {
         if let Values::Avro(avro) = &self.values {
             return avro.read_key(key);
         }
+        let key = if self.schema_ids.is_some() { without_prefix(key)? } else { key };
         let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;
         let fields = if self.key_opens.is_empty() { &mut key } else { key.get_mut("payload")? };
         let text = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);

@@ -3,7 +3,7 @@
 //! Source: Confluent's manual, "Schema Registry API Reference".
 
 use super::avro;
-use crate::config::{Kafka, KafkaEncoding};
+use crate::config::{Kafka, KafkaEncoding, KafkaFormat};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -33,6 +33,17 @@ impl Schemas {
     pub(crate) fn new(kafka: &Kafka) -> Option<Schemas> {
         match kafka.encoding {
             KafkaEncoding::Json => None,
+            KafkaEncoding::JsonSchema => {
+                let value = match kafka.format {
+                    KafkaFormat::Debezium => include_str!("../../config/kafka/debezium.schema.json"),
+                    KafkaFormat::Upsert => include_str!("../../config/kafka/upsert.schema.json"),
+                };
+                Some(Schemas {
+                    kind: "JSON",
+                    key: include_str!("../../config/kafka/key.schema.json").to_owned(),
+                    value: value.to_owned(),
+                })
+            }
             KafkaEncoding::Avro => {
                 let names_tenant = !kafka.topic.contains("{tenant}");
                 Some(Schemas {

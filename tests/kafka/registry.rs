@@ -187,3 +187,45 @@ async fn an_incompatible_subject_and_schemas_that_are_not_registered_are_reporte
     lights.show("ok", "").await;
     assert!(process.stop().await.success(), "{}", lights.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_with_a_json_schema_satisfy_it() {
+    let (broker, registry) = (Broker::shared(), Registry::start().await);
+    for (name, more) in [("events", "format: debezium"), ("rows", "format: upsert, topic: rows.all")] {
+        let keys = registry.section("json_schema", "") + ", " + more;
+        let bed = TeeBed::start(broker, name, &keys, "deletes: hard").await;
+        bed.auth(ANN).await;
+        let process = Process::start(&bed.file);
+        bed.tee_is("following").await;
+        for statement in LIFE {
+            bed.auth(statement).await;
+        }
+        let (topic, topics) = match name {
+            "events" => ("events.acme", vec!["events.acme", "events.globex"]),
+            _ => ("rows.all", vec!["rows.all"]),
+        };
+        let expected = async || {
+            let mut users = bed.expected("acme").await;
+            if topics.len() == 1 {
+                users.extend(bed.expected("globex").await);
+            }
+            users
+        };
+        let messages = holds(&bed, &registry, topic, expected).await;
+        assert!(messages.iter().any(|message| message.value.is_none()));
+        for (number, raw) in read_raw(&bed.brokers, topic, &[]).iter().enumerate() {
+            assert_eq!(raw.headers["content-type"], "application/json", "{number}");
+            assert_eq!(schema_id(&raw.key), registry.id(&format!("{topic}-key")).await);
+        }
+        for topic in &topics {
+            assert!(registry.subjects().await.contains(&format!("{topic}-value")));
+        }
+        assert!(process.stop().await.success());
+        // Another process recognises its own keys.
+        bed.auth("DELETE FROM auth.users WHERE id = 'cyd'").await;
+        bed.auth("SELECT pg_drop_replication_slot('users_sync_kafka')").await;
+        let process = Process::start(&bed.file);
+        holds(&bed, &registry, topic, expected).await;
+        assert!(process.stop().await.success());
+    }
+}

@@ -130,17 +130,40 @@ impl Registry {
         messages
     }
 
-    async fn value(&self, data: &[u8], schemas: &mut HashMap<u32, Schema>) -> Value {
+    async fn value(&self, data: &[u8], schemas: &mut HashMap<u32, Decoder>) -> Value {
         let id = schema_id(data);
         if let Entry::Vacant(entry) = schemas.entry(id) {
             let found = self.ask("GET", &format!("/schemas/ids/{id}"), "").await.json();
-            entry.insert(Schema::parse_str(found["schema"].as_str().unwrap()).unwrap());
+            let schema = found["schema"].as_str().unwrap();
+            // Avro is the default, and has no type.
+            entry.insert(match found["schemaType"].as_str() {
+                Some("JSON") => {
+                    let schema: Value = serde_json::from_str(schema).unwrap();
+                    Decoder::Json(Box::new(jsonschema::validator_for(&schema).unwrap()))
+                }
+                _ => Decoder::Avro(Box::new(Schema::parse_str(schema).unwrap())),
+            });
         }
         let mut data = &data[5..];
-        let value = GenericDatumReader::builder(&schemas[&id]).build().unwrap().read_value(&mut data).unwrap();
-        assert!(data.is_empty(), "{} bytes follow {value:?}", data.len());
-        value.try_into().unwrap()
+        match &schemas[&id] {
+            Decoder::Avro(schema) => {
+                let value = GenericDatumReader::builder(schema).build().unwrap().read_value(&mut data).unwrap();
+                assert!(data.is_empty(), "{} bytes follow {value:?}", data.len());
+                value.try_into().unwrap()
+            }
+            Decoder::Json(validator) => {
+                let value: Value = serde_json::from_slice(data).unwrap();
+                assert!(validator.is_valid(&value), "{value} does not satisfy its schema");
+                value
+            }
+        }
     }
+}
+
+/// What a schema of the registry reads.
+enum Decoder {
+    Avro(Box<Schema>),
+    Json(Box<jsonschema::Validator>),
 }
 
 /// The id in front of a key or a value.
