@@ -286,9 +286,14 @@ pub fn java(class: &str) -> Command {
 
 fn java_with(class: &str, memory: &str) -> Command {
     let mut command = Command::new("java");
-    let libraries = libraries("kafka", VERSION);
+    let libraries = libraries_of_kafka();
     command.args(BRIEF).arg(memory).args(["-Dlog4j2.configurationFile=log4j2.xml", "-cp", &libraries, class]);
     command
+}
+
+/// The class path of Kafka's own libraries.
+pub fn libraries_of_kafka() -> String {
+    libraries("kafka", VERSION)
 }
 
 /// The class path of the libraries that a Maven file in this directory names. They are fetched once per version.

@@ -25,6 +25,7 @@ mod partitions;
 mod poison;
 mod publish_only;
 mod query;
+mod recipes;
 mod registry;
 mod registry_server;
 mod remedies;
