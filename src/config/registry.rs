@@ -42,6 +42,8 @@ pub enum KafkaEncoding {
     Avro,
     /// JSON, behind the id of its JSON Schema in a registry.
     JsonSchema,
+    /// Protocol Buffers, with the id of their schema in a registry.
+    Protobuf,
 }
 
 /// The URL of a registry.
@@ -81,14 +83,14 @@ pub(super) fn check_encoding(
         (KafkaEncoding::Json, None) => return,
         (KafkaEncoding::Json, Some(_)) => {
             let message = "kafka.registry requires another encoding than json";
-            let help = "set kafka.encoding to avro or json_schema, or remove the section";
+            let help = "set kafka.encoding to avro, json_schema or protobuf, or remove the section";
             return report("kafka.registry", message, help);
         }
-        (KafkaEncoding::Avro | KafkaEncoding::JsonSchema, None) => {
+        (KafkaEncoding::Avro | KafkaEncoding::JsonSchema | KafkaEncoding::Protobuf, None) => {
             let help = "name the schema registry: registry: {url: \"https://registry:8081\"}, or set encoding: json";
             report("kafka.encoding", "kafka.encoding requires kafka.registry", help);
         }
-        (KafkaEncoding::Avro | KafkaEncoding::JsonSchema, Some(_)) => {}
+        (KafkaEncoding::Avro | KafkaEncoding::JsonSchema | KafkaEncoding::Protobuf, Some(_)) => {}
     }
     if schemas {
         let help = "remove kafka.schemas: consumers find the schemas in the registry";
@@ -134,7 +136,7 @@ mod tests {
         let without = "registry: {url: 'http://r'}";
         check(without, "4:31", ["kafka.registry requires another encoding than json", "set kafka.encoding"]);
         check("encoding: json_schema", "4:31", ["kafka.encoding requires kafka.registry", "name the schema registry"]);
-        check("encoding: xml", "4:31", ["kafka.encoding", "json, avro or json_schema"]);
+        check("encoding: xml", "4:31", ["kafka.encoding", "json, avro, json_schema or protobuf"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::avro::Avro;
 use super::batch::{Batch, Data, Message};
 use super::debezium::{self, Debezium};
 use super::event::{Event, EventPosition, MessageKey, Op};
+use super::protobuf::Protobuf;
 use super::schema_id::{SchemaIds, TopicSchemaIds, push_prefix, without_prefix};
 use super::upsert;
 use crate::config::{Kafka, KafkaEncoding, KafkaFormat};
@@ -38,6 +39,7 @@ enum Values {
     Debezium(Box<Debezium>),
     Upsert,
     Avro(Box<Avro>),
+    Protobuf(Box<Protobuf>),
 }
 
 impl Encoder {
@@ -71,6 +73,9 @@ impl Encoder {
                 (KafkaEncoding::Avro, format) => {
                     Values::Avro(Box::new(Avro::new((slot, names_tenant), format, database, table, ids)))
                 }
+                (KafkaEncoding::Protobuf, format) => {
+                    Values::Protobuf(Box::new(Protobuf::new((slot, names_tenant), format, database, table, ids)))
+                }
             },
         }
     }
@@ -80,6 +85,7 @@ impl Encoder {
         match self.values {
             Values::Debezium(_) | Values::Upsert => "application/json",
             Values::Avro(_) => "application/avro",
+            Values::Protobuf(_) => "application/protobuf",
         }
     }
 
@@ -112,6 +118,7 @@ impl Encoder {
                 event.after.map(|user| self.put_json(event, |ids| ids.value, |out| upsert::write(user, out), batch))
             }
             Values::Avro(avro) => Some(batch.put_binary(|out| avro.value(event, out))),
+            Values::Protobuf(protobuf) => Some(batch.put_binary(|out| protobuf.value(event, out))),
         }
     }
 
@@ -173,6 +180,7 @@ impl Encoder {
                 self.put_json(event, |ids| ids.key, |out| self.key(event.tenant_id, event.id, out), batch)
             }
             Values::Avro(avro) => batch.put_binary(|out| avro.key(event, out)),
+            Values::Protobuf(protobuf) => batch.put_binary(|out| protobuf.key(event, out)),
         };
         // Writing to a `String` cannot fail.
         let id = batch.put(|out| {
@@ -219,8 +227,10 @@ impl Encoder {
 
     /// Parses a key that this encoder wrote.
     pub(crate) fn read_key(&self, key: &[u8]) -> Option<MessageKey> {
-        if let Values::Avro(avro) = &self.values {
-            return avro.read_key(key);
+        match &self.values {
+            Values::Avro(avro) => return avro.read_key(key),
+            Values::Protobuf(protobuf) => return protobuf.read_key(key),
+            Values::Debezium(_) | Values::Upsert => {}
         }
         let key = if self.schema_ids.is_some() { without_prefix(key)? } else { key };
         let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;

@@ -16,9 +16,11 @@ mod owner;
 mod ownership;
 mod parts;
 mod positions;
+mod protobuf;
 mod schema_id;
 mod schema_registry;
 mod snapshot_record;
+mod time_range;
 mod upsert;
 
 pub(crate) use batch::{Batch, Message};

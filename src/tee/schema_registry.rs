@@ -33,6 +33,14 @@ impl Schemas {
     pub(crate) fn new(kafka: &Kafka) -> Option<Schemas> {
         match kafka.encoding {
             KafkaEncoding::Json => None,
+            KafkaEncoding::Protobuf => {
+                let value = match kafka.format {
+                    KafkaFormat::Debezium => include_str!("../../config/kafka/debezium.proto"),
+                    KafkaFormat::Upsert => include_str!("../../config/kafka/upsert.proto"),
+                };
+                let key = include_str!("../../config/kafka/key.proto");
+                Some(Schemas { kind: "PROTOBUF", key: key.to_owned(), value: value.to_owned() })
+            }
             KafkaEncoding::JsonSchema => {
                 let value = match kafka.format {
                     KafkaFormat::Debezium => include_str!("../../config/kafka/debezium.schema.json"),

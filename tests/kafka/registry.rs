@@ -190,9 +190,20 @@ async fn an_incompatible_subject_and_schemas_that_are_not_registered_are_reporte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_with_a_json_schema_satisfy_it() {
+    arrive_in_both_formats("json_schema", "application/json").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_protocol_buffers_are_read_with_the_schema_of_the_registry() {
+    arrive_in_both_formats("protobuf", "application/protobuf").await;
+}
+
+/// All kinds of changes, in a topic of each tenant and in one that tenants share.
+async fn arrive_in_both_formats(encoding: &str, content_type: &str) {
     let (broker, registry) = (Broker::shared(), Registry::start().await);
-    for (name, more) in [("events", "format: debezium"), ("rows", "format: upsert, topic: rows.all")] {
-        let keys = registry.section("json_schema", "") + ", " + more;
+    let [events, rows] = ["events", "rows"].map(|name| format!("{encoding}.{name}"));
+    for (name, more) in [(&events, "format: debezium".to_owned()), (&rows, format!("format: upsert, topic: {rows}"))] {
+        let keys = registry.section(encoding, "") + ", " + &more;
         let bed = TeeBed::start(broker, name, &keys, "deletes: hard").await;
         bed.auth(ANN).await;
         let process = Process::start(&bed.file);
@@ -200,13 +211,11 @@ async fn messages_with_a_json_schema_satisfy_it() {
         for statement in LIFE {
             bed.auth(statement).await;
         }
-        let (topic, topics) = match name {
-            "events" => ("events.acme", vec!["events.acme", "events.globex"]),
-            _ => ("rows.all", vec!["rows.all"]),
-        };
+        let is_shared = name == &rows;
+        let topic = &*if is_shared { rows.clone() } else { format!("{events}.acme") };
         let expected = async || {
             let mut users = bed.expected("acme").await;
-            if topics.len() == 1 {
+            if is_shared {
                 users.extend(bed.expected("globex").await);
             }
             users
@@ -214,10 +223,12 @@ async fn messages_with_a_json_schema_satisfy_it() {
         let messages = holds(&bed, &registry, topic, expected).await;
         assert!(messages.iter().any(|message| message.value.is_none()));
         for (number, raw) in read_raw(&bed.brokers, topic, &[]).iter().enumerate() {
-            assert_eq!(raw.headers["content-type"], "application/json", "{number}");
+            assert_eq!(raw.headers["content-type"], content_type, "{number}");
             assert_eq!(schema_id(&raw.key), registry.id(&format!("{topic}-key")).await);
         }
-        for topic in &topics {
+        let subjects =
+            if is_shared { vec![rows.clone()] } else { ["acme", "globex"].map(|of| format!("{events}.{of}")).to_vec() };
+        for topic in subjects {
             assert!(registry.subjects().await.contains(&format!("{topic}-value")));
         }
         assert!(process.stop().await.success());

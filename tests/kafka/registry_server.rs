@@ -137,6 +137,7 @@ impl Registry {
             let schema = found["schema"].as_str().unwrap();
             // Avro is the default, and has no type.
             entry.insert(match found["schemaType"].as_str() {
+                Some("PROTOBUF") => Decoder::Protobuf(messages(schema)),
                 Some("JSON") => {
                     let schema: Value = serde_json::from_str(schema).unwrap();
                     Decoder::Json(Box::new(jsonschema::validator_for(&schema).unwrap()))
@@ -151,6 +152,11 @@ impl Registry {
                 assert!(data.is_empty(), "{} bytes follow {value:?}", data.len());
                 value.try_into().unwrap()
             }
+            Decoder::Protobuf(messages) => {
+                let (place, data) = data.split_first().unwrap();
+                assert_eq!(*place, 0, "the first message of the schema");
+                message(data, &messages[0].1, messages)
+            }
             Decoder::Json(validator) => {
                 let value: Value = serde_json::from_slice(data).unwrap();
                 assert!(validator.is_valid(&value), "{value} does not satisfy its schema");
@@ -164,6 +170,96 @@ impl Registry {
 enum Decoder {
     Avro(Box<Schema>),
     Json(Box<jsonschema::Validator>),
+    Protobuf(Vec<(String, Vec<Field>)>),
+}
+
+/// A field of a message in Protocol Buffers.
+struct Field {
+    number: u64,
+    name: String,
+    kind: String,
+    is_optional: bool,
+}
+
+/// The messages of a `.proto` file with their fields.
+fn messages(schema: &str) -> Vec<(String, Vec<Field>)> {
+    let mut messages: Vec<(String, Vec<Field>)> = Vec::new();
+    for line in schema.lines().map(str::trim) {
+        let words: Vec<&str> = line.trim_end_matches(';').split_whitespace().collect();
+        let (is_optional, words) = match &words[..] {
+            ["optional", rest @ ..] => (true, rest),
+            words => (false, words),
+        };
+        match words {
+            ["message", name, "{"] => messages.push(((*name).to_owned(), Vec::new())),
+            [kind, name, "=", number] if !messages.is_empty() => {
+                let (kind, name) = ((*kind).to_owned(), (*name).to_owned());
+                messages.last_mut().unwrap().1.push(Field { number: number.parse().unwrap(), name, kind, is_optional });
+            }
+            _ => {}
+        }
+    }
+    messages
+}
+
+/// Decodes a message as the Protocol Buffers' manual says ("Encoding"). A time becomes microseconds since the Unix epoch.
+fn message(mut data: &[u8], fields: &[Field], messages: &[(String, Vec<Field>)]) -> Value {
+    let default = |field: &Field| match &*field.kind {
+        _ if field.is_optional => Value::Null,
+        "string" => json!(""),
+        "int64" => json!(0),
+        _ => Value::Null,
+    };
+    let mut object: serde_json::Map<String, Value> =
+        fields.iter().map(|field| (field.name.clone(), default(field))).collect();
+    while !data.is_empty() {
+        let tag = varint(&mut data);
+        let field = fields.iter().find(|field| field.number == tag >> 3).unwrap();
+        let value = match tag & 7 {
+            0 => json!(varint(&mut data).cast_signed()),
+            2 => {
+                let length = usize::try_from(varint(&mut data)).unwrap();
+                let (inner, rest) = data.split_at(length);
+                data = rest;
+                match &*field.kind {
+                    "string" => json!(std::str::from_utf8(inner).unwrap()),
+                    "google.protobuf.Timestamp" => json!(time(inner)),
+                    kind => {
+                        let (_, fields) = messages.iter().find(|(name, _)| kind.ends_with(name.as_str())).unwrap();
+                        message(inner, fields, messages)
+                    }
+                }
+            }
+            other => panic!("wire type {other} of {}", field.name),
+        };
+        object.insert(field.name.clone(), value);
+    }
+    Value::Object(object)
+}
+
+fn time(mut data: &[u8]) -> i64 {
+    let (mut seconds, mut nanos) = (0, 0);
+    while !data.is_empty() {
+        match varint(&mut data) {
+            0x08 => seconds = varint(&mut data).cast_signed(),
+            0x10 => nanos = varint(&mut data).cast_signed(),
+            other => panic!("tag {other} of a time"),
+        }
+    }
+    seconds * 1_000_000 + nanos / 1_000
+}
+
+fn varint(data: &mut &[u8]) -> u64 {
+    let (mut value, mut shift) = (0, 0);
+    loop {
+        let (byte, rest) = data.split_first().unwrap();
+        *data = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return value;
+        }
+    }
 }
 
 /// The id in front of a key or a value.

@@ -9,13 +9,10 @@ mod tests;
 
 use super::event::{Event, MessageKey, Op};
 use super::schema_id::{SchemaIds, TopicSchemaIds, push_prefix, without_prefix};
+use super::time_range::micros;
 use crate::config::KafkaFormat;
-use crate::model::{TableName, Timestamp, User};
+use crate::model::{TableName, User};
 pub(crate) use schema::{key_schema, value_schema};
-
-/// 0001-01-01 and the last microsecond of 9999 in microseconds since the Unix epoch: libraries for times know no others.
-const FIRST_MICROS: i64 = -62_135_596_800_000_000;
-const LAST_MICROS: i64 = 253_402_300_799_999_999;
 
 /// Writes keys and values.
 #[derive(Debug)]
@@ -159,14 +156,6 @@ fn flat_row(user: &User, out: &mut Vec<u8>) {
     optional(user.email.as_deref(), out, push_text);
     for time in [user.created_at, user.deleted_at, user.updated_at] {
         optional(time, out, |time, out| push_long(micros(time), out));
-    }
-}
-
-/// Microseconds since the Unix epoch. An infinity is the nearest time that others can read.
-pub(super) fn micros(time: Timestamp) -> i64 {
-    match time {
-        Timestamp::NEG_INFINITY => FIRST_MICROS,
-        time => time.unix_micros().unwrap_or(LAST_MICROS).clamp(FIRST_MICROS, LAST_MICROS),
     }
 }
 

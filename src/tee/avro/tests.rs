@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::{Env, Kafka, parse};
-use crate::model::{ByConfigured, Change, Deletes, Lsn, Xid};
+use crate::model::{ByConfigured, Change, Deletes, Lsn, Timestamp, Xid};
+use crate::tee::time_range::{FIRST_MICROS, LAST_MICROS};
 use crate::tee::{Batch, CompleteChange, Encoder, EventPosition, messages};
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
