@@ -49,12 +49,7 @@ impl Debezium {
             None => out.push_str("null"),
         }
         self.source(event, out);
-        let op = match event.op {
-            Op::Create => 'c',
-            Op::Update | Op::SoftDelete => 'u',
-            Op::Delete => 'd',
-            Op::Read => 'r',
-        };
+        let op = event.op.code();
         let place = &event.place;
         // Writing to a `String` cannot fail, here and below.
         let _ = match place.xid {
@@ -72,7 +67,7 @@ impl Debezium {
 
     fn source(&self, event: &Event<'_>, out: &mut String) {
         let place = &event.place;
-        let micros = place.at.unix_micros().unwrap_or(place.now * 1_000);
+        let micros = place.at_micros();
         out.push_str(",\"source\":");
         out.push_str(&self.names);
         let snapshot = event.op == Op::Read;

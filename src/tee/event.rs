@@ -17,6 +17,18 @@ pub(crate) enum Op {
     Read,
 }
 
+impl Op {
+    /// The field `op` of Debezium's envelope.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Op::Create => "c",
+            Op::Update | Op::SoftDelete => "u",
+            Op::Delete => "d",
+            Op::Read => "r",
+        }
+    }
+}
+
 /// Position and time of a change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventPosition {
@@ -32,6 +44,13 @@ pub(crate) struct EventPosition {
     pub is_single: bool,
     /// Time of publishing, in milliseconds since the Unix epoch.
     pub now: i64,
+}
+
+impl EventPosition {
+    /// `at` in microseconds since the Unix epoch. A time that has none is that of publishing.
+    pub(super) fn at_micros(&self) -> i64 {
+        self.at.unix_micros().unwrap_or(self.now * 1_000)
+    }
 }
 
 /// One change of one user.

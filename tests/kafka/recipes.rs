@@ -2,15 +2,16 @@
 
 use crate::bed::TeeBed;
 use crate::broker::{Broker, libraries_of_kafka};
+use crate::sinks::{said, start};
 use crate::support::process::Process;
 use crate::support::{DEADLINE, pause};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Command;
 use std::time::Instant;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 const THERE: &str = "INSERT INTO auth.users (id, org, first_name) \
                      VALUES ('ann', 'acme', 'Ann'), ('bob', 'acme', 'Bob'), ('cy', 'acme', NULL)";
@@ -29,14 +30,6 @@ fn program(language: &str, broker: &Broker, topic: &str) -> String {
     text.replace("kafka-1:9092", &broker.address()).replace("users_sync.acme", topic)
 }
 
-/// Starts a program, which is killed on drop. Its output goes to the files `out` and `log`.
-fn start(directory: &Path, program: &Path, arguments: &[&str]) -> Child {
-    let file = |name: &str| std::fs::File::create(directory.join(name)).unwrap();
-    let mut command = Command::new(program);
-    command.current_dir(directory).args(arguments).stdin(Stdio::null());
-    command.stdout(file("out")).stderr(file("log")).kill_on_drop(true).spawn().unwrap()
-}
-
 /// Waits until the last line of each user says this. `read` takes the user's id and name from a line.
 async fn prints(
     directory: &Path,
@@ -44,16 +37,15 @@ async fn prints(
     expected: &BTreeMap<String, String>,
     read: impl Fn(&str) -> Option<(String, String)>,
 ) {
-    let text = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let out = text("out");
+        let out = said(directory, "out");
         let last: BTreeMap<String, String> = out.lines().filter_map(&read).collect();
         if last == *expected {
             return;
         }
         let runs = process.try_wait().unwrap().is_none();
-        assert!(runs && Instant::now() < deadline, "{out}\n{}", text("log"));
+        assert!(runs && Instant::now() < deadline, "{out}\n{}", said(directory, "log"));
         pause().await;
     }
 }
@@ -64,7 +56,7 @@ fn python() -> PathBuf {
     let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/requirements.txt");
     let python = directory.join("bin/python");
     let run = |program: &Path, arguments: &[&str]| {
-        let done = std::process::Command::new(program).args(arguments).output().expect("make setup installs Python");
+        let done = Command::new(program).args(arguments).output().expect("make setup installs Python");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     };
     run(Path::new("python3"), &["-m", "venv", directory.to_str().unwrap()]);
@@ -84,12 +76,16 @@ async fn the_consumers_of_the_manual_follow_the_users() {
     let path = in_python.path().join("users.py");
     std::fs::write(&path, program("python", broker, "manual.acme")).unwrap();
     let python = tokio::task::spawn_blocking(python).await.unwrap();
-    let mut python = start(in_python.path(), &python, &[path.to_str().unwrap()]);
+    let mut command = Command::new(python);
+    command.current_dir(in_python.path()).arg(path);
+    let mut python = start(in_python.path(), command);
     let in_java = TempDir::new().unwrap();
     let path = in_java.path().join("Users.java");
     std::fs::write(&path, program("java", broker, "manual.acme")).unwrap();
     let libraries = tokio::task::spawn_blocking(libraries_of_kafka).await.unwrap();
-    let mut java = start(in_java.path(), Path::new("java"), &["-cp", &libraries, path.to_str().unwrap()]);
+    let mut command = Command::new("java");
+    command.current_dir(in_java.path()).args(["-cp", &libraries]).arg(path);
+    let mut java = start(in_java.path(), command);
 
     for statement in LIFE {
         bed.auth(statement).await;

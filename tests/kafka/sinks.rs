@@ -53,14 +53,14 @@ async fn live(bed: &TeeBed) {
     }
 }
 
-/// Starts a Java program, which is killed on drop. Its output goes to the files `out` and `log`.
-fn start(directory: &Path, command: std::process::Command) -> Child {
+/// Starts a program, which is killed on drop. Its output goes to the files `out` and `log`.
+pub fn start(directory: &Path, command: std::process::Command) -> Child {
     let file = |name: &str| std::fs::File::create(directory.join(name)).unwrap();
     let mut command = Command::from(command);
     command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log")).kill_on_drop(true).spawn().unwrap()
 }
 
-fn said(directory: &Path, name: &str) -> String {
+pub fn said(directory: &Path, name: &str) -> String {
     std::fs::read_to_string(directory.join(name)).unwrap()
 }
 

@@ -98,15 +98,7 @@ impl Avro {
             push_long(order, out);
             push_long(order, out);
         });
-        push_text(
-            match event.op {
-                Op::Create => "c",
-                Op::Update | Op::SoftDelete => "u",
-                Op::Delete => "d",
-                Op::Read => "r",
-            },
-            out,
-        );
+        push_text(event.op.code(), out);
         for scale in [1, 1_000, 1_000_000] {
             optional(Some(place.now * scale), out, push_long);
         }
@@ -114,7 +106,7 @@ impl Avro {
 
     fn source(&self, event: &Event<'_>, out: &mut Vec<u8>) {
         let place = &event.place;
-        let micros = place.at.unix_micros().unwrap_or(place.now * 1_000);
+        let micros = place.at_micros();
         out.extend(&self.opens);
         push_long(micros.div_euclid(1_000), out);
         optional(Some(micros), out, push_long);

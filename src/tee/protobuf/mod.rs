@@ -74,12 +74,6 @@ impl Protobuf {
             (None, Op::Delete) => Some(message::Row { id: event.id.to_owned(), ..message::Row::default() }),
             (None, Op::Create | Op::Update | Op::SoftDelete | Op::Read) => None,
         };
-        let op = match event.op {
-            Op::Create => "c",
-            Op::Update | Op::SoftDelete => "u",
-            Op::Delete => "d",
-            Op::Read => "r",
-        };
         message::Envelope {
             before,
             after: event.after.map(row),
@@ -89,7 +83,7 @@ impl Protobuf {
                 total_order: place.ordinal.cast_signed(),
                 data_collection_order: place.ordinal.cast_signed(),
             }),
-            op: op.to_owned(),
+            op: event.op.code().to_owned(),
             ts_ms: place.now,
             ts_us: place.now * 1_000,
             ts_ns: place.now * 1_000_000,
@@ -98,7 +92,7 @@ impl Protobuf {
 
     fn source(&self, event: &Event<'_>) -> message::Source {
         let place = &event.place;
-        let micros = place.at.unix_micros().unwrap_or(place.now * 1_000);
+        let micros = place.at_micros();
         let lsn = place.position.0;
         message::Source {
             version: env!("CARGO_PKG_VERSION").to_owned(),
